@@ -1,0 +1,42 @@
+# Thin: each target is a few lines. `make demo` first, then `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+COMPILE := $(BIN)/pip-compile --quiet --no-header --annotation-style=line --strip-extras --allow-unsafe \
+	--no-emit-find-links --no-emit-index-url --no-emit-options
+
+.PHONY: help venv demo test lint format lock e2e bench
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+venv: .venv/installed ## Make .venv and install everything, editable
+
+.venv/installed: pyproject.toml requirements-dev.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: venv ## Dataset by URL -> adapter image, proven, on this machine (a minute)
+	$(BIN)/python -m demo
+
+test: venv ## Unit, contract and integration tests
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+
+lint: venv ## Style, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: venv ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## Compile the locks anew (and images/trainer/generate_accepted_keys.py after an upgrade of a library)
+	$(COMPILE) --generate-hashes --extra=data-downloader --output-file=images/data-downloader/requirements.lock pyproject.toml
+	$(COMPILE) --generate-hashes --extra=pusher --output-file=images/pusher/requirements.lock pyproject.toml
+	$(COMPILE) --extra=trainer --output-file=images/trainer/requirements.lock pyproject.toml
+	$(COMPILE) --all-extras --output-file=requirements-dev.lock pyproject.toml
+	# A local build such as +cpu is this machine's choice of the same version.
+	sed -i 's/^\(torch==[0-9.]*\)+[a-z0-9]*/\1/' images/trainer/requirements.lock requirements-dev.lock

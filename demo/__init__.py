@@ -1,0 +1,1 @@
+"""The demonstration: everything that the project does, on this machine, in a few minutes."""

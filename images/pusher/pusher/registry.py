@@ -1,0 +1,251 @@
+"""A client of the registry API that pushes: no daemon, no privilege, blobs streamed.
+
+Source: opencontainers/distribution-spec v1.1; token authentication as distribution's docs/spec/auth/token.md says.
+"""
+
+import ipaddress
+import logging
+import re
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+
+from pusher.blob import Blob
+from pusher.credentials import Credentials
+from tuning.errors import AccessDenied, ConfigurationError, InputNotFound, ResourceExhausted, TransientError
+from tuning.image_reference import DOCKER_HUB, ImageReference
+from tuning.redaction import redact
+from tuning.retry import retry
+
+_TIMEOUT_SECONDS = (15.0, 300.0)
+_CHALLENGE_FIELD = re.compile(r'(\w+)="([^"]*)"')
+
+logger = logging.getLogger(__name__)
+
+
+class RegistryStore:
+    """One repository of a registry, and the tag to set in it."""
+
+    def __init__(
+        self, reference: ImageReference, credentials: Credentials, *, secret_file: str, deadline_seconds: float
+    ) -> None:
+        self._reference = reference
+        self._credentials = credentials
+        self._secret_file = secret_file
+        self._deadline_seconds = deadline_seconds
+        self._session = requests.Session()
+        # Without this a netrc entry replaces the Authorization header we set.
+        self._session.auth = _keep_headers
+        self._authorization = ""
+        host = "registry-1.docker.io" if reference.registry == DOCKER_HUB else reference.registry
+        scheme = "http" if _is_loopback(host) else "https"
+        self._base = f"{scheme}://{host}/v2/{reference.repository}/"
+
+    def check(self) -> None:
+        """Prove that the repository accepts an upload: start one, then cancel it. Tries for half a minute at most."""
+        location = self._retrying(self._start_upload, deadline_seconds=30.0)
+        # Not every registry implements the cancellation; an upload left behind is collected by all of them.
+        self._request("DELETE", location, accept=(200, 202, 204, 404, 405))
+
+    def put_blob(self, blob: Blob) -> None:
+        """Store `blob`; one that the registry has is not sent again."""
+        self._retrying(lambda: self._upload(blob))
+
+    def put_manifest(self, manifest: Blob) -> None:
+        """Store a manifest under its digest."""
+        self._put_manifest(manifest, manifest.digest)
+
+    def tag(self, manifest: Blob) -> None:
+        """Store `manifest` under the tag and read it back by digest: what the registry serves is what was sent."""
+        self._put_manifest(manifest, self._reference.tag)
+        url = urljoin(self._base, f"manifests/{manifest.digest}")
+        served = self._retrying(
+            lambda: self._request("GET", url, accept=(200,), headers={"Accept": manifest.media_type})
+        )
+        if served.content != manifest.content():
+            raise TransientError(
+                f"{self._reference}: the registry serves other bytes than were pushed",
+                hint="check the registry's storage",
+            )
+
+    def _put_manifest(self, manifest: Blob, name: str) -> None:
+        url = urljoin(self._base, f"manifests/{name}")
+        headers = {"Content-Type": manifest.media_type}
+        self._retrying(lambda: self._request("PUT", url, accept=(201,), headers=headers, data=manifest.content()))
+
+    def _upload(self, blob: Blob) -> None:
+        url = urljoin(self._base, f"blobs/{blob.digest}")
+        if self._request("HEAD", url, accept=(200, 404)).status_code == 200:
+            logger.info("blob is already there digest=%s bytes=%d", blob.digest, blob.size_bytes)
+            return
+        start = time.monotonic()
+        location = self._start_upload()
+        separator = "&" if urlsplit(location).query else "?"
+        self._request(
+            "PUT",
+            f"{location}{separator}digest={blob.digest}",
+            accept=(201, 202, 204),
+            headers={"Content-Type": "application/octet-stream"},
+            data=_Body(blob),
+        )
+        logger.info(
+            "blob pushed digest=%s bytes=%d seconds=%.1f", blob.digest, blob.size_bytes, time.monotonic() - start
+        )
+
+    def _start_upload(self) -> str:
+        response = self._request("POST", urljoin(self._base, "blobs/uploads/"), accept=(202,))
+        return urljoin(response.url, response.headers["Location"])
+
+    def _retrying(self, action: Any, deadline_seconds: float | None = None) -> Any:
+        return retry(action, deadline_seconds=deadline_seconds or self._deadline_seconds)
+
+    def _request(
+        self,
+        verb: str,
+        url: str,
+        *,
+        accept: tuple[int, ...],
+        headers: Mapping[str, str] | None = None,
+        data: Any = None,
+    ) -> requests.Response:
+        response = self._send(verb, url, headers, data)
+        if response.status_code == 401 and self._log_in(response):
+            response = self._send(verb, url, headers, data)
+        if response.status_code not in accept:
+            raise self._cause(verb, response)
+        return response
+
+    def _send(self, verb: str, url: str, headers: Mapping[str, str] | None, data: Any) -> requests.Response:
+        headers = dict(headers or {})
+        # A storage host that an upload is redirected to must not see the registry's credentials.
+        if self._authorization and urlsplit(url).netloc == urlsplit(self._base).netloc:
+            headers["Authorization"] = self._authorization
+        with self._as_causes():
+            return self._session.request(verb, url, headers=headers, data=data, timeout=_TIMEOUT_SECONDS)
+
+    def _log_in(self, response: requests.Response) -> bool:
+        """Answer the challenge of a 401. False where nothing new can be offered."""
+        challenge = response.headers.get("WWW-Authenticate", "")
+        scheme, _, rest = challenge.partition(" ")
+        if scheme.lower() == "basic" and self._credentials.username:
+            authorization = requests.auth._basic_auth_str(self._credentials.username, self._credentials.password)
+        elif scheme.lower() == "bearer":
+            authorization = "Bearer " + self._fetch_token(dict(_CHALLENGE_FIELD.findall(rest)))
+        else:
+            return False
+        changed = authorization != self._authorization
+        self._authorization = authorization
+        return changed
+
+    def _fetch_token(self, challenge: Mapping[str, str]) -> str:
+        realm = challenge.get("realm", "")
+        if urlsplit(realm).scheme not in {"http", "https"}:
+            raise AccessDenied(f"{self._reference.registry} asks for a token without saying where to get it")
+        # Both at once: a token for pull alone would be refused by the first upload.
+        scope = f"repository:{self._reference.repository}:pull,push"
+        query = {"service": challenge.get("service", ""), "scope": scope}
+        with self._as_causes():
+            if self._credentials.identity_token:
+                form = {**query, "grant_type": "refresh_token", "client_id": "kaito-tuning"}
+                form["refresh_token"] = self._credentials.identity_token
+                response = self._session.post(realm, data=form, timeout=_TIMEOUT_SECONDS)
+            else:
+                user = self._credentials
+                headers = {"Authorization": requests.auth._basic_auth_str(user.username, user.password)} if user else {}
+                response = self._session.get(realm, params=query, headers=headers, timeout=_TIMEOUT_SECONDS)
+        if response.status_code != 200:
+            raise self._cause("token", response)
+        content = response.json()
+        return str(content.get("token") or content.get("access_token") or "")
+
+    def _cause(self, verb: str, response: requests.Response) -> Exception:
+        status = response.status_code
+        sentence = f"{self._reference}: the registry answered {status} to {verb}: {_words(response)}"
+        if status in {401, 403}:
+            who = (
+                f"the credentials in {self._secret_file}"
+                if self._credentials
+                else f"no credentials in {self._secret_file}"
+            )
+            where = f"{self._reference.registry} and may push to {self._reference.repository}"
+            return AccessDenied(f"{sentence} ({who})", hint=f"check that the push secret is for {where}")
+        if status in {408, 425, 429} or status >= 500:
+            seconds = response.headers.get("Retry-After", "")
+            return TransientError(
+                sentence,
+                hint="see the registry's log",
+                retry_after_seconds=float(seconds) if seconds.isdigit() else None,
+            )
+        if status == 404:
+            # An upload session that is gone is started anew; a repository that is not there stays away.
+            if "BLOB_UPLOAD" in response.text:
+                return TransientError(sentence)
+            return InputNotFound(sentence, hint="create the repository (project) in the registry first")
+        if status == 413:
+            return ResourceExhausted(sentence, hint="raise the body limit of the proxy before the registry")
+        return ConfigurationError(sentence, hint="check the output image's name")
+
+    @contextmanager
+    def _as_causes(self) -> Iterator[None]:
+        registry = self._reference.registry
+        try:
+            yield
+        except requests.exceptions.RequestException as error:
+            if _is_verification(error):
+                raise ConfigurationError(
+                    f"the TLS certificate of {registry} is not trusted",
+                    hint="give its CA with REQUESTS_CA_BUNDLE",
+                ) from error
+            raise TransientError(
+                f"{registry} cannot be reached: {redact(str(error))}", hint="check the registry's name and the network"
+            ) from error
+
+
+class _Body:
+    """A blob as a request body with a length, so that it is streamed with Content-Length and not chunked."""
+
+    def __init__(self, blob: Blob) -> None:
+        self._blob = blob
+
+    def __len__(self) -> int:
+        return self._blob.size_bytes
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._blob.blocks()
+
+
+def _keep_headers(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def _is_loopback(host: str) -> bool:
+    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
+def _is_verification(error: BaseException) -> bool:
+    # Only this is a wrong CA: a connection cut while a body is sent shows as another SSLError.
+    seen: BaseException | None = error
+    while seen is not None:
+        reasons = [seen, *getattr(seen, "args", ()), getattr(seen, "reason", None)]
+        if any(isinstance(reason, ssl.SSLCertVerificationError) for reason in reasons):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _words(response: requests.Response) -> str:
+    """The registry's own error words, `CODE: message`, or the start of the body."""
+    try:
+        errors = response.json()["errors"]
+        return "; ".join(f"{error['code']}: {error.get('message', '')}" for error in errors)
+    except (ValueError, KeyError, TypeError):
+        return redact(response.text[:200].strip()) or response.reason

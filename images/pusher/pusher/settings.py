@@ -1,0 +1,27 @@
+"""What the pusher is told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuning import environment, volumes
+from tuning.environment import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """See the variables' meanings in `tuning.environment`, or `pusher --help`."""
+
+    output_image: str = setting(environment.OUTPUT_IMAGE)
+    results_path: Path | None = setting(environment.RESULTS_PATH)
+    docker_config: Path = setting(environment.DOCKER_CONFIG)
+    run_id: str = setting(environment.TUNING_RUN_ID)
+    poll_seconds: float = setting(environment.POLL_SECONDS)
+    start_timeout_seconds: float = setting(environment.TRAINER_START_TIMEOUT_SECONDS)
+    deadline_seconds: float = setting(environment.PUSH_DEADLINE_SECONDS)
+    preflight: str = setting(environment.PUSH_PREFLIGHT)
+    preset: str = setting(environment.PRESET_NAME)
+
+    @property
+    def results(self) -> Path:
+        """The folder of the adapter and the outcome."""
+        return self.results_path or volumes.RESULTS

@@ -1,0 +1,38 @@
+"""The adapter as files: the weights and their configuration, complete, readable by the pusher, free of local paths."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tuning.files import sync_folder, write_json
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+FILES = [CONFIG, WEIGHTS]
+
+_DRAFT = ".adapter.draft"
+
+
+def save_adapter(model: Any, results: Path, base_model_name: str) -> list[str]:
+    """Save the adapter of the PEFT `model` into `results` and return the names of its files.
+
+    `base_model_name` is what a server will look for; the folder the base model was loaded from means nothing there.
+    """
+    draft = results / _DRAFT
+    shutil.rmtree(draft, ignore_errors=True)
+    model.save_pretrained(str(draft), safe_serialization=True)
+    config = json.loads((draft / CONFIG).read_text())
+    # Set here and not before saving: peft would look the name up on the hub.
+    config["base_model_name_or_path"] = base_model_name
+    if isinstance(config.get("target_modules"), list):
+        # Kept as a set, whose order changes from run to run.
+        config["target_modules"] = sorted(config["target_modules"])
+    write_json(draft / CONFIG, config)
+    for name in FILES:
+        # safetensors writes 0600, which a pusher under another uid could not read.
+        (draft / name).chmod(0o644)
+        (draft / name).replace(results / name)
+    shutil.rmtree(draft)
+    sync_folder(results)
+    return FILES

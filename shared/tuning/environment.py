@@ -1,0 +1,218 @@
+"""Every environment variable that a container reads: its name, type, default and meaning, written once.
+
+An app gathers the ones it needs in a frozen dataclass, each field made by `setting(VARIABLE)`, and fills it with
+`read_settings`. The rule is the same for all: an absent variable keeps its default, an empty one is a value, and all
+problems are reported together.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from tuning import volumes
+from tuning.errors import Problem, refuse
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Variable(Generic[T]):
+    """One environment variable. `parse` turns its text into a value or raises ValueError with what it must be."""
+
+    name: str
+    parse: Callable[[str], T]
+    meaning: str
+    default: T | None = None
+    required: bool = False
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _non_empty(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value.strip()
+
+
+def _path(value: str) -> Path:
+    return Path(_non_empty(value))
+
+
+def _flag(value: str) -> bool:
+    lowered = value.strip().lower()
+    if lowered in {"1", "true", "yes", "on"}:
+        return True
+    if lowered in {"", "0", "false", "no", "off"}:
+        return False
+    raise ValueError("must be true or false")
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        raise ValueError("must be a number of seconds") from None
+    if not 0 < seconds < float("inf"):
+        raise ValueError("must be a number of seconds greater than 0")
+    return seconds
+
+
+def _count(value: str) -> int:
+    try:
+        count = int(value)
+    except ValueError:
+        raise ValueError("must be a whole number") from None
+    if count < 1:
+        raise ValueError("must be at least 1")
+    return count
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        lowered = value.strip().lower()
+        if lowered not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return lowered
+
+    return parse
+
+
+def split_urls(value: str) -> tuple[str, ...]:
+    """The URLs of a list separated by white space, or by commas before a scheme (a URL may contain a comma)."""
+    return tuple(url for url in re.split(r"\s+|,(?=\s|$|[A-Za-z][A-Za-z0-9+.-]*://)", value) if url)
+
+
+LOG_FORMAT = Variable("LOG_FORMAT", _one_of("text", "json"), "how log lines look: text or json", "text")
+LOG_LEVEL = Variable(
+    "LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "the least level that is logged", "info"
+)
+TERMINATION_MESSAGE_PATH = Variable(
+    "TERMINATION_MESSAGE_PATH",
+    _path,
+    "where the last sentence is written for `kubectl describe pod`; only if its folder exists",
+    volumes.TERMINATION_MESSAGE,
+)
+TUNING_RUN_ID = Variable(
+    "TUNING_RUN_ID",
+    _text,
+    "names this attempt (the pod's uid), so that an outcome left by an earlier one is never taken for ours",
+    "",
+)
+
+DATA_URLS = Variable(
+    "DATA_URLS", split_urls, "the dataset's URLs, separated by spaces, commas or new lines", required=True
+)
+DATA_VOLUME_PATH = Variable("DATA_VOLUME_PATH", _path, "the folder the dataset is downloaded into", volumes.DATA)
+DOWNLOAD_ATTEMPTS = Variable(
+    "DOWNLOAD_ATTEMPTS", _count, "attempts per source without progress before the download fails", 8
+)
+DOWNLOAD_CONNECT_TIMEOUT_SECONDS = Variable(
+    "DOWNLOAD_CONNECT_TIMEOUT_SECONDS", _seconds, "how long a connection may take to open", 15.0
+)
+DOWNLOAD_IDLE_TIMEOUT_SECONDS = Variable(
+    "DOWNLOAD_IDLE_TIMEOUT_SECONDS", _seconds, "how long a source may send nothing", 30.0
+)
+
+YAML_FILE_PATH = Variable(
+    "YAML_FILE_PATH", _path, "the training configuration, a file with the six sections", volumes.TRAINING_CONFIG
+)
+DATASET_FOLDER_PATH = Variable("DATASET_FOLDER_PATH", _path, "the folder the dataset is read from", volumes.DATA)
+MODEL_WEIGHTS_PATH = Variable(
+    "MODEL_WEIGHTS_PATH",
+    _non_empty,
+    "the base model, a folder or a hub id, where the configuration names none",
+    str(volumes.WEIGHTS),
+)
+BASE_MODEL_NAME = Variable(
+    "BASE_MODEL_NAME", _text, "the base model's public name, written into the adapter instead of a local path", ""
+)
+TUNING_METHOD = Variable(
+    "TUNING_METHOD", _one_of("", "lora", "qlora"), "lora or qlora; checked against QuantizationConfig", ""
+)
+RESULTS_PATH = Variable(
+    "RESULTS_PATH",
+    _path,
+    "the folder of the adapter and the outcome; trainer: unset, it is TrainingArguments.output_dir",
+)
+
+OUTPUT_IMAGE = Variable(
+    "OUTPUT_IMAGE",
+    _non_empty,
+    "where the adapter image goes: registry/repository:tag, or oci:DIRECTORY:TAG for an OCI layout",
+    required=True,
+)
+DOCKER_CONFIG = Variable(
+    "DOCKER_CONFIG", _path, "the folder with the registry credentials (config.json)", volumes.DOCKER_CONFIG
+)
+POLL_SECONDS = Variable("POLL_SECONDS", _seconds, "how often the pusher looks for the trainer's outcome", 1.0)
+TRAINER_START_TIMEOUT_SECONDS = Variable(
+    "TRAINER_START_TIMEOUT_SECONDS",
+    _seconds,
+    "how long the pusher waits for a sign of the trainer (its image may still be pulled)",
+    3600.0,
+)
+PUSH_DEADLINE_SECONDS = Variable(
+    "PUSH_DEADLINE_SECONDS", _seconds, "how long a push that keeps failing for transient reasons is tried", 3600.0
+)
+PUSH_PREFLIGHT = Variable(
+    "PUSH_PREFLIGHT", _one_of("run", "skip"), "skip: do not test the registry before training", "run"
+)
+PRESET_NAME = Variable("PRESET_NAME", _text, "the preset, for the image annotation sh.kaito.model.name", "")
+
+
+def setting(variable: Variable[T]) -> T:
+    """A dataclass field that `read_settings` fills from `variable` (typed as the value it will hold)."""
+    return cast(T, dataclasses.field(metadata={"variable": variable}))
+
+
+S = TypeVar("S")
+
+
+def read_settings(settings: type[S], environ: Mapping[str, str]) -> S:
+    """Fill the dataclass `settings` from `environ`.
+
+    Raises ConfigurationError naming every variable that is missing or has a wrong value.
+    """
+    problems: list[Problem] = []
+    values: dict[str, Any] = {}
+    for field in variables_of(settings):
+        variable = field.metadata["variable"]
+        try:
+            values[field.name] = read_variable(variable, environ)
+        except ValueError as error:
+            problems.append(Problem(variable.name, str(error), f"it is {variable.meaning}"))
+    refuse(problems, source="environment")
+    return settings(**values)
+
+
+def read_variable(variable: Variable[T], environ: Mapping[str, str]) -> T:
+    """The value of one variable, or its default. Raises ValueError with what it must be."""
+    text = environ.get(variable.name)
+    if text is None:
+        if variable.required:
+            raise ValueError("is not set")
+        return cast(T, variable.default)
+    value = variable.parse(text)
+    if variable.required and not value:
+        raise ValueError("is empty")
+    return value
+
+
+def variables_of(settings: type[Any]) -> tuple["dataclasses.Field[Any]", ...]:
+    """The fields of a settings dataclass, each with its Variable in `metadata`."""
+    return dataclasses.fields(settings)
+
+
+def describe(settings: type[Any]) -> str:
+    """A help text: one paragraph for each variable that `settings` reads."""
+    lines = []
+    for field in variables_of(settings):
+        variable: Variable[Any] = field.metadata["variable"]
+        default = "required" if variable.required else f"default {variable.default}" if variable.default else "optional"
+        lines.append(f"  {variable.name} ({default})\n      {variable.meaning}")
+    return "\n".join(lines)

@@ -1,0 +1,175 @@
+"""The rules of the house that no linter knows, and the facts that stand in two places."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+IMAGES = ("data-downloader", "pusher", "trainer")
+ROOMS = ("shared/tuning", "workspace/kaito_tuning", *(f"images/{i}/{i.replace('-', '_')}" for i in IMAGES))
+FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "handler", "misc"}
+
+
+def modules(root: Path) -> list[Path]:
+    return [path for room in ROOMS for path in sorted((root / room).rglob("*.py"))]
+
+
+def test_every_room_is_where_the_architecture_says(root: Path) -> None:
+    for room in ROOMS:
+        assert (root / room / "__init__.py").is_file(), room
+
+
+def test_no_module_is_a_drawer(root: Path) -> None:
+    assert [path for path in modules(root) if path.stem in FORBIDDEN_NAMES] == []
+
+
+def test_every_module_says_what_it_is_for(root: Path) -> None:
+    assert [path for path in modules(root) if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+def test_the_environment_is_read_at_the_door_only(root: Path) -> None:
+    doors = {"__main__.py", "cli.py"}
+    reading = [path for path in modules(root) if "os.environ" in path.read_text() or "os.getenv" in path.read_text()]
+    assert [path for path in reading if path.name not in doors] == []
+
+
+def test_every_exception_is_caught_at_the_end_only(root: Path) -> None:
+    catching = [path.name for path in modules(root) if re.search(r"except (Base)?Exception\b", path.read_text())]
+    # attempt.py announces what entrypoint.py then turns into an exit code.
+    assert sorted(catching) == ["attempt.py", "entrypoint.py", "files.py"]
+
+
+def test_every_image_has_what_an_image_has(root: Path) -> None:
+    assert sorted(path.name for path in (root / "images").iterdir() if path.is_dir()) == sorted(IMAGES)
+    for image in IMAGES:
+        for name in ("Dockerfile", "README.md", "requirements.lock", f"{image.replace('-', '_')}/__main__.py"):
+            assert (root / "images" / image / name).is_file(), (image, name)
+
+
+def test_the_bake_file_builds_every_image(root: Path) -> None:
+    text = (root / "docker-bake.hcl").read_text()
+    [matrix] = re.findall(r"image = \[(.*?)\]", text)
+    [group] = re.findall(r'group "default" \{ targets = \[(.*?)\]', text)
+    for names in (matrix, group):
+        assert sorted(re.findall(r'"(.*?)"', names)) == sorted(IMAGES)
+
+
+def test_the_image_tags_of_a_job_are_those_of_the_bake_file_and_the_version(root: Path) -> None:
+    from kaito_tuning.job import Images
+
+    text = (root / "docker-bake.hcl").read_text()
+    assert f'variable "TAG" {{ default = "{Images.tag}" }}' in text
+    assert f'variable "REGISTRY" {{ default = "{Images.registry}" }}' in text
+    assert tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"] == Images.tag
+
+
+def test_a_dockerfile_runs_its_own_app_as_nobody(root: Path) -> None:
+    for image in IMAGES:
+        text = (root / "images" / image / "Dockerfile").read_text()
+        module = image.replace("-", "_")
+        assert f'ENTRYPOINT ["python", "-m", "{module}"]' in text
+        assert "USER 65532:65532" in text
+        copied = re.findall(r"^COPY (?!--from=build)(?:--from=\w+ )?(\S+)", text, re.MULTILINE)
+        assert set(copied) <= {"tuning", "chat_templates", module}
+        assert copied[-1] == module, "code last"
+
+
+def pins(path: Path) -> dict[str, str]:
+    found = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;\\]+)", path.read_text(), re.MULTILINE)
+    return {name.lower().replace("_", "-"): version for name, version in found}
+
+
+def test_all_locks_agree_with_the_one_that_the_tests_run_with(root: Path) -> None:
+    tested = pins(root / "requirements-dev.lock")
+    for image in IMAGES:
+        locked = pins(root / "images" / image / "requirements.lock")
+        assert locked
+        assert {name: tested.get(name) for name in locked} == locked, image
+
+
+def test_the_locks_hold_what_the_project_asks_for(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    for image in IMAGES:
+        wanted = project["dependencies"] + project["optional-dependencies"][image]
+        names = {re.split(r"[<>=\[]", requirement)[0].lower() for requirement in wanted}
+        assert names <= set(pins(root / "images" / image / "requirements.lock")), image
+
+
+def test_torch_is_exact_everywhere(root: Path) -> None:
+    assert pins(root / "images" / "trainer" / "requirements.lock")["torch"] == "2.13.0"
+    assert '"torch==2.13.0"' in (root / "pyproject.toml").read_text()
+
+
+def test_the_small_images_are_locked_with_hashes(root: Path) -> None:
+    for image in ("data-downloader", "pusher"):
+        text = (root / "images" / image / "requirements.lock").read_text()
+        assert all("--hash=sha256:" in block for block in re.split(r"\n(?=\w)", text) if "==" in block.split("\n")[0])
+
+
+def imported(root: Path, room: str) -> set[str]:
+    found = set()
+    for path in (root / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.partition(".")[0])
+    return found - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_imports_only_what_its_lock_installs(root: Path, image: str) -> None:
+    locked = set(pins(root / "images" / image / "requirements.lock"))
+    distributions = {"yaml": "pyyaml"}
+    module = image.replace("-", "_")
+    needed = (imported(root, f"images/{image}/{module}") | imported(root, "shared/tuning")) - {module, "tuning"}
+    assert {distributions.get(name, name) for name in needed} <= locked
+
+
+def test_the_accepted_keys_are_those_of_the_pinned_libraries(root: Path) -> None:
+    code = (
+        f"import sys, json; sys.path.insert(0, {str(root / 'images/trainer')!r});"
+        "from generate_accepted_keys import accepted_keys; print(json.dumps(accepted_keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == json.loads(
+        (root / "shared/tuning/accepted_keys.json").read_text()
+    )
+
+
+def documents(root: Path) -> list[tuple[str, Any]]:
+    return [
+        (path.name, document)
+        for path in sorted((root / "deploy").rglob("*.yaml"))
+        for document in yaml.safe_load_all(path.read_text())
+    ]
+
+
+def test_every_file_in_deploy_is_loaded_by_what_it_is_for(root: Path) -> None:
+    from kaito_tuning.job import Images, render
+    from kaito_tuning.workspace import parse_workspace
+    from tuning.training_config import CONFIG_KEY, parse_training_config
+
+    for name, document in documents(root):
+        if document["kind"] == "Workspace":
+            render(parse_workspace(document, source=name), None, Images())
+        else:
+            method = name.partition("-")[0]
+            assert parse_training_config(document["data"][CONFIG_KEY], source=name, method=method).method == method
+
+
+def test_the_project_speaks_only_of_itself(root: Path) -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True).stdout.split()
+    this = Path(__file__).relative_to(root)
+    words = [str(root.parent) + "/", "." + "library"]
+    for name in listed:
+        if Path(name) != this and (root / name).is_file():
+            text = (root / name).read_text(errors="ignore")
+            assert not [word for word in words if word in text], name

@@ -1,0 +1,83 @@
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pusher.credentials import Credentials, read_credentials
+from tuning.errors import AccessDenied, ConfigurationError
+
+AUTH = base64.b64encode(b"user:s3cret").decode()
+EXPECTED = Credentials("user", "s3cret")
+
+
+def read(folder: Path, config: Any, registry: str = "r.example.com") -> Credentials:
+    (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    return read_credentials(folder, registry)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"auth": AUTH},
+        {"auth": AUTH, "username": "user", "password": "s3cret"},
+        {"username": "user", "password": "s3cret"},
+    ],
+)
+def test_an_entry_is_read_in_every_form(tmp_path: Path, entry: dict[str, str]) -> None:
+    assert read(tmp_path, {"auths": {"r.example.com": entry}}) == EXPECTED
+
+
+@pytest.mark.parametrize("key", ["https://r.example.com", "http://r.example.com/v2/", "https://r.example.com/v1/"])
+def test_a_key_may_be_a_url(tmp_path: Path, key: str) -> None:
+    assert read(tmp_path, {"auths": {key: {"auth": AUTH}}}) == EXPECTED
+
+
+def test_docker_hub_has_a_key_of_its_own(tmp_path: Path) -> None:
+    config = {"auths": {"https://index.docker.io/v1/": {"auth": AUTH}}}
+    assert read(tmp_path, config, "docker.io") == EXPECTED
+
+
+def test_an_identity_token_is_kept_apart(tmp_path: Path) -> None:
+    config = {"auths": {"r.example.com": {"auth": AUTH, "identitytoken": "t"}}}
+    assert read(tmp_path, config) == Credentials(identity_token="t")
+
+
+def test_another_registrys_entry_is_not_used(tmp_path: Path) -> None:
+    assert not read(tmp_path, {"auths": {"other.example.com": {"auth": AUTH}}})
+
+
+def test_without_a_file_there_are_no_credentials(tmp_path: Path) -> None:
+    assert not read_credentials(tmp_path, "r.example.com")
+
+
+def test_a_credential_helper_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper = tmp_path / "docker-credential-ci"
+    answer = json.dumps({"ServerURL": "r.example.com", "Username": "user", "Secret": "s3cret"})
+    helper.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert read(tmp_path, {"credHelpers": {"r.example.com": "ci"}}) == EXPECTED
+
+
+def test_a_missing_credential_helper_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AccessDenied, match="docker-credential-nosuch"):
+        read(tmp_path, {"credHelpers": {"r.example.com": "nosuch"}})
+
+
+@pytest.mark.parametrize("config", ["{", "[]", "s3cret"])
+def test_a_file_that_is_no_docker_config_is_refused_without_its_content(tmp_path: Path, config: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not a docker config file") as caught:
+        read(tmp_path, config)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_malformed_auth_is_refused_without_its_content(tmp_path: Path) -> None:
+    with pytest.raises((AccessDenied, ConfigurationError)) as caught:
+        read(tmp_path, {"auths": {"r.example.com": {"auth": "s3cret!"}}})
+    assert "s3cret" not in str(caught.value)
+
+
+def test_credentials_are_never_shown() -> None:
+    assert "s3cret" not in repr(EXPECTED)

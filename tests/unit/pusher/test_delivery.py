@@ -1,0 +1,199 @@
+import json
+import os
+import socket
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+from tests.support.registry import FakeRegistry
+
+from pusher.delivery import check_destination, deliver_adapter
+from pusher.settings import Settings
+from tuning.environment import read_settings
+from tuning.errors import (
+    AccessDenied,
+    ConfigurationError,
+    InputNotFound,
+    ResourceExhausted,
+    TrainingFailed,
+    TransientError,
+)
+from tuning.outcome import Completed, Failed, announce, describe_files
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuning.retry._backoff", lambda _: 0.0)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text('{"r": 8}')
+    (folder / "adapter_model.safetensors").write_bytes(os.urandom(200_000))
+    names = ["adapter_config.json", "adapter_model.safetensors"]
+    files = describe_files(folder, names)
+    announce(folder, Completed("run", files, "org/model", 3, {}, "sha256:d", "lora"))
+    return folder
+
+
+def settings(results: Path, image: str, config: Path | None = None, **environ: str) -> Settings:
+    return read_settings(
+        Settings,
+        {
+            "OUTPUT_IMAGE": image,
+            "RESULTS_PATH": str(results),
+            "DOCKER_CONFIG": str(config or results),
+            "POLL_SECONDS": "0.01",
+            "PUSH_DEADLINE_SECONDS": "5",
+            **environ,
+        },
+    )
+
+
+@pytest.mark.parametrize("auth", ["none", "basic", "bearer"])
+def test_an_adapter_is_delivered_to_a_registry(registry: FakeRegistry, results: Path, auth: str) -> None:
+    registry.auth = auth
+    config = registry.write_config(results.parent)
+    said = deliver_adapter(settings(results, f"{registry.host}/adapters/phi:v1", config, PRESET_NAME="phi-3"))
+    _, tagged = registry.manifests["v1"]
+    index = json.loads(tagged)
+    assert said["image"].startswith(f"{registry.host}/adapters/phi:v1@sha256:")
+    assert said["image"].rpartition("@")[2] in registry.manifests
+    assert index["annotations"]["sh.kaito.model.name"] == "phi-3"
+    assert index["annotations"]["sh.kaito.tuning.dataset-digest"] == "sha256:d"
+    assert len(index["manifests"]) == 2
+    assert "ci-pass" not in json.dumps(said)
+
+
+def test_the_order_is_blobs_then_manifests_then_the_tag(registry: FakeRegistry, results: Path) -> None:
+    registry.auth = "none"
+    deliver_adapter(settings(results, f"{registry.host}/a/b:v1"))
+    assert [request.split()[0] for request in registry.requests[:2]] == ["POST", "DELETE"], "refused before the wait"
+    puts = [request.split("/")[4] for request in registry.requests if request.startswith("PUT")]
+    assert puts == ["blobs"] * 3 + ["manifests"] * 3
+    assert [request for request in registry.requests if request.startswith("PUT")][-1] == "PUT /v2/a/b/manifests/v1"
+
+
+def test_a_second_push_of_the_same_adapter_sends_no_blob(registry: FakeRegistry, results: Path) -> None:
+    registry.auth = "none"
+    first = deliver_adapter(settings(results, f"{registry.host}/a/b:v1"))
+    registry.requests.clear()
+    assert deliver_adapter(settings(results, f"{registry.host}/a/b:v1"))["image"] == first["image"]
+    assert not any(request.startswith("PUT") and "blobs" in request for request in registry.requests)
+
+
+def test_an_identity_token_is_exchanged(registry: FakeRegistry, results: Path) -> None:
+    registry.auth = "bearer"
+    auths = {registry.host: {"auth": "Og==", "identitytoken": "ci-pass"}}
+    (results.parent / "config.json").write_text(json.dumps({"auths": auths}))
+    deliver_adapter(settings(results, f"{registry.host}/a/b:v1", results.parent))
+    assert "v1" in registry.manifests
+
+
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+def test_wrong_credentials_are_refused_by_the_preflight(registry: FakeRegistry, results: Path, auth: str) -> None:
+    registry.auth = auth
+    config = registry.write_config(results.parent, password="wr0ng-pass")
+    with pytest.raises(AccessDenied) as caught:
+        check_destination(settings(results, f"{registry.host}/a/b:v1", config))
+    assert "UNAUTHORIZED" in caught.value.message
+    assert str(config / "config.json") in caught.value.message
+    assert "wr0ng-pass" not in caught.value.message + caught.value.hint
+    assert not any("blobs" in request for request in registry.requests[1:] if request.startswith("PUT"))
+
+
+def test_missing_credentials_are_named(registry: FakeRegistry, results: Path) -> None:
+    with pytest.raises(AccessDenied, match="no credentials in"):
+        check_destination(settings(results, f"{registry.host}/a/b:v1"))
+
+
+def test_the_preflight_starts_an_upload_and_cancels_it(registry: FakeRegistry, results: Path) -> None:
+    registry.auth = "none"
+    check_destination(settings(results, f"{registry.host}/a/b:v1"))
+    assert [request.split()[0] for request in registry.requests] == ["POST", "DELETE"]
+    assert registry.blobs == {}
+
+
+def test_the_preflight_can_be_skipped(results: Path) -> None:
+    check_destination(settings(results, "127.0.0.1:1/a/b:v1", PUSH_PREFLIGHT="skip"))
+
+
+def _once(status: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], bool]:
+    """A fault for the first PUT of a blob and of a manifest."""
+    hit: set[str] = set()
+
+    def fault(handler: BaseHTTPRequestHandler) -> bool:
+        kind = "blobs" if "blobs" in handler.path else "manifests"
+        if handler.command != "PUT" or kind in hit:
+            return False
+        hit.add(kind)
+        if status == 0:
+            handler.close_connection = True
+            handler.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            handler.answer(status, **headers)  # type: ignore[attr-defined]
+        return True
+
+    return fault
+
+
+@pytest.mark.parametrize("status", [0, 408, 429, 500, 502, 503])
+def test_a_fault_that_passes_is_survived(registry: FakeRegistry, results: Path, status: int) -> None:
+    registry.auth, registry.fault = "none", _once(status)
+    deliver_adapter(settings(results, f"{registry.host}/a/b:v1"))
+    assert "v1" in registry.manifests
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [(403, AccessDenied), (404, InputNotFound), (413, ResourceExhausted), (400, ConfigurationError)],
+)
+def test_what_will_not_pass_ends_at_once(
+    registry: FakeRegistry, results: Path, status: int, cause: type[Exception]
+) -> None:
+    registry.auth, registry.fault = "none", _once(status)
+    with pytest.raises(cause):
+        deliver_adapter(settings(results, f"{registry.host}/a/b:v1"))
+    assert "v1" not in registry.manifests
+
+
+def test_a_registry_that_cannot_be_reached_is_transient(results: Path) -> None:
+    with pytest.raises(TransientError, match=r"127\.0\.0\.1:1 cannot be reached"):
+        deliver_adapter(settings(results, "127.0.0.1:1/a/b:v1", PUSH_DEADLINE_SECONDS="0.01", PUSH_PREFLIGHT="skip"))
+
+
+def test_a_failed_training_is_named_with_its_cause(results: Path) -> None:
+    announce(results, Failed("run", 65, "DatasetError", "x.jsonl line 12 is not JSON", "fix it"))
+    with pytest.raises(TrainingFailed) as caught:
+        deliver_adapter(settings(results, f"oci:{results}/image:v1"))
+    assert "65 DatasetError: x.jsonl line 12 is not JSON" in caught.value.message
+    assert caught.value.hint == "fix it"
+    assert not (results / "image").exists()
+
+
+def test_an_adapter_that_differs_from_what_was_announced_is_not_pushed(results: Path) -> None:
+    (results / "adapter_model.safetensors").write_bytes(bytes(200_000))
+    with pytest.raises(TrainingFailed, match="has sha256"):
+        deliver_adapter(settings(results, f"oci:{results}/image:v1"))
+    assert not (results / "image").exists()
+
+
+def test_an_outcome_of_an_earlier_attempt_is_not_pushed(results: Path) -> None:
+    late = settings(results, f"oci:{results}/image:v1", TUNING_RUN_ID="another", TRAINER_START_TIMEOUT_SECONDS="0.05")
+    with pytest.raises(TrainingFailed, match="no sign of life"):
+        deliver_adapter(late)
+    assert not (results / "image").exists()
+
+
+@pytest.mark.parametrize("image", ["r.example.com/UPPER:1", "https://r.example.com/a", "oci:x"])
+def test_a_malformed_destination_is_a_configuration_error(results: Path, image: str) -> None:
+    with pytest.raises(ConfigurationError, match="OUTPUT_IMAGE"):
+        deliver_adapter(settings(results, image))
+
+
+def test_a_results_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputNotFound, match="the results folder"):
+        deliver_adapter(settings(tmp_path / "no", f"oci:{tmp_path}/image:v1"))

@@ -1,0 +1,1 @@
+"""The author's side: a Workspace becomes a Job. In none of the three images."""
