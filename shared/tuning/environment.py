@@ -118,6 +118,29 @@ DOWNLOAD_IDLE_TIMEOUT_SECONDS = Variable(
     "DOWNLOAD_IDLE_TIMEOUT_SECONDS", _seconds, "how long a source may send nothing", 30.0
 )
 
+DOWNLOAD_CONNECTIONS = Variable("DOWNLOAD_CONNECTIONS", _count, "connections at the same time, shared by all files", 8)
+DOWNLOAD_DEADLINE_SECONDS = Variable(
+    "DOWNLOAD_DEADLINE_SECONDS", _seconds, "how long the whole download may take; unset: as long as bytes come"
+)
+DOWNLOAD_PROGRESS_SECONDS = Variable(
+    "DOWNLOAD_PROGRESS_SECONDS", _seconds, "how often the download says how far it is", 10.0
+)
+DATA_LOCK = Variable("DATA_LOCK", _path, "a manifest of an earlier download; what differs from it is refused")
+DATA_TOKENS_PATH = Variable(
+    "DATA_TOKENS_PATH",
+    _path,
+    "a folder, mounted from a Secret, with a bearer token for each host in a file of its name",
+)
+DATA_ALLOW_FILE = Variable("DATA_ALLOW_FILE", _flag, "true: file:// URLs are read, for debugging", False)
+DATA_ALLOW_LINK_LOCAL = Variable(
+    "DATA_ALLOW_LINK_LOCAL", _flag, "true: link-local addresses, such as a cloud's metadata server, may be asked", False
+)
+HF_ENDPOINT = Variable("HF_ENDPOINT", _non_empty, "the hub that hf:// URLs are resolved at", "https://huggingface.co")
+HF_TOKEN_PATH = Variable("HF_TOKEN_PATH", _path, "a file, mounted from a Secret, with the token for the hub")
+NETRC = Variable("NETRC", _path, "a netrc file, mounted from a Secret, with users and passwords by host")
+REQUESTS_CA_BUNDLE = Variable("REQUESTS_CA_BUNDLE", _path, "certificates that are trusted beside the well-known ones")
+SSL_CERT_FILE = Variable("SSL_CERT_FILE", _path, "the same as REQUESTS_CA_BUNDLE, under OpenSSL's name")
+
 YAML_FILE_PATH = Variable(
     "YAML_FILE_PATH", _path, "the training configuration, a file with the six sections", volumes.TRAINING_CONFIG
 )

@@ -22,6 +22,8 @@ class DatasetFile:
     last_modified: str = ""
     media_type: str = ""
     fetched_at: str = ""
+    # Stands for the source over restarts: the start of a hash of its URL.
+    source: str = ""
 
 
 @dataclass(frozen=True)

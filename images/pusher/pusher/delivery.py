@@ -74,7 +74,7 @@ def _open_store(settings: Settings) -> Store:
         return LayoutStore(destination)
     return RegistryStore(
         destination,
-        read_credentials(settings.docker_config, destination.registry),
+        read_credentials(settings.docker_config, destination.registry, destination.repository),
         secret_file=str(settings.docker_config / "config.json"),
         deadline_seconds=settings.deadline_seconds,
     )

@@ -16,7 +16,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 
 from pusher.blob import Blob
-from pusher.credentials import Credentials
+from tuning.docker_config import Credentials
 from tuning.errors import AccessDenied, ConfigurationError, InputNotFound, ResourceExhausted, TransientError
 from tuning.image_reference import DOCKER_HUB, ImageReference
 from tuning.redaction import redact

@@ -6,6 +6,7 @@ from typing import Any
 
 from trainer.rows import Row
 from tuning.errors import DatasetError
+from tuning.row_format import RowFormat, row_format
 
 Message = Mapping[str, Any]
 
@@ -40,29 +41,31 @@ class PlainText:
 
 Sample = Conversation | Instruction | PlainText
 
-_FORMATS = "messages; prompt and completion; or text"
-
 
 def parse_sample(row: Row) -> Sample:
     """The meaning of `row`, told by its fields. Raises DatasetError naming the row and the field that is wrong."""
     fields = row.fields
-    if "messages" in fields:
-        messages = _parse_messages(fields["messages"], "messages", row.place)
-        return _with_an_assistant(Conversation(messages, row.place))
-    if "prompt" in fields and "completion" in fields:
-        prompt, completion = fields["prompt"], fields["completion"]
-        if isinstance(prompt, list) and isinstance(completion, list):
-            before = _parse_messages(prompt, "prompt", row.place)
-            after = _parse_messages(completion, "completion", row.place)
-            return _with_an_assistant(Conversation(before + after, row.place, learn_from=len(before)))
-        completion = _parse_text(completion, "completion", row.place)
-        return Instruction(_parse_text(prompt, "prompt", row.place, may_be_empty=True), completion, row.place)
-    if "text" in fields:
-        return PlainText(_parse_text(fields["text"], "text", row.place), row.place)
+    match row_format(fields):
+        case RowFormat.CONVERSATION:
+            messages = _parse_messages(fields["messages"], "messages", row.place)
+            return _with_an_assistant(Conversation(messages, row.place))
+        case RowFormat.INSTRUCTION:
+            return _parse_instruction(fields["prompt"], fields["completion"], row.place)
+        case RowFormat.TEXT:
+            return PlainText(_parse_text(fields["text"], "text", row.place), row.place)
     raise DatasetError(
         f"{row.place} has the fields {', '.join(map(str, fields)) or 'none'}, which is no known format",
-        hint=f"a row needs {_FORMATS}",
+        hint=f"a row needs {'; '.join(RowFormat)}",
     )
+
+
+def _parse_instruction(prompt: Any, completion: Any, place: str) -> Sample:
+    if isinstance(prompt, list) and isinstance(completion, list):
+        before = _parse_messages(prompt, "prompt", place)
+        after = _parse_messages(completion, "completion", place)
+        return _with_an_assistant(Conversation(before + after, place, learn_from=len(before)))
+    completion = _parse_text(completion, "completion", place)
+    return Instruction(_parse_text(prompt, "prompt", place, may_be_empty=True), completion, place)
 
 
 def _parse_messages(value: Any, field: str, place: str) -> tuple[Message, ...]:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pusher.credentials import Credentials, read_credentials
+from pusher.credentials import read_credentials
+from tuning.docker_config import Credentials
 from tuning.errors import AccessDenied, ConfigurationError
 
 AUTH = base64.b64encode(b"user:s3cret").decode()
@@ -14,7 +15,7 @@ EXPECTED = Credentials("user", "s3cret")
 
 def read(folder: Path, config: Any, registry: str = "r.example.com") -> Credentials:
     (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
-    return read_credentials(folder, registry)
+    return read_credentials(folder, registry, "team/app")
 
 
 @pytest.mark.parametrize(
@@ -44,12 +45,22 @@ def test_an_identity_token_is_kept_apart(tmp_path: Path) -> None:
     assert read(tmp_path, config) == Credentials(identity_token="t")
 
 
+def test_the_longest_key_that_fits_wins(tmp_path: Path) -> None:
+    other = base64.b64encode(b"other:x").decode()
+    auths = {
+        "r.example.com": {"auth": other},
+        "r.example.com/team": {"auth": AUTH},
+        "r.example.com/te": {"auth": other},
+    }
+    assert read(tmp_path, {"auths": auths}) == EXPECTED
+
+
 def test_another_registrys_entry_is_not_used(tmp_path: Path) -> None:
     assert not read(tmp_path, {"auths": {"other.example.com": {"auth": AUTH}}})
 
 
 def test_without_a_file_there_are_no_credentials(tmp_path: Path) -> None:
-    assert not read_credentials(tmp_path, "r.example.com")
+    assert not read_credentials(tmp_path, "r.example.com", "a/b")
 
 
 def test_a_credential_helper_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

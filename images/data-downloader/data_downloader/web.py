@@ -1,0 +1,220 @@
+"""Ask a web server for bytes: redirects followed with care, statuses turned into causes."""
+
+import json
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+import urllib3
+from requests.utils import get_environ_proxies
+
+from data_downloader.access import Access, trusted_certificates
+from data_downloader.peers import PeerAdapter, refuse_address
+from data_downloader.settings import Settings
+from data_downloader.sources import Source
+from tuning.errors import AccessDenied, ConfigurationError, DatasetError, InputNotFound, TransientError, TuningError
+from tuning.redaction import printable_url, redact
+
+_MOST_REDIRECTS = 10
+_REDIRECTS = {301, 302, 303, 307, 308}
+_RETRYABLE = {408, 425, 429}
+_QUOTED_CHARACTERS = 200
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Answer:
+    """A response whose body is still to be read, from `raw`. `linked` are the headers of the redirect that led here."""
+
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    linked: Mapping[str, str]
+    raw: Any
+
+
+class Web:
+    """The one client of a download; its threads share it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._access = Access(settings)
+        self._timeout = (settings.connect_timeout_seconds, settings.idle_timeout_seconds)
+        self._allow_link_local = settings.allow_link_local
+        self._session = requests.Session()
+        # We choose proxies and credentials ourselves: requests would let a netrc entry replace a header.
+        self._session.trust_env = False
+        self._session.cookies.set_policy(_NoCookies())
+        context = trusted_certificates(settings)
+        adapter = PeerAdapter(context, settings.connections, allow_link_local=settings.allow_link_local)
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, adapter)
+
+    @contextmanager
+    def get(
+        self, source: Source, url: str, headers: Mapping[str, str], accept: Collection[int] = (200, 206, 412, 416)
+    ) -> Iterator[Answer]:
+        """GET `url` on behalf of `source`, over at most ten redirects; the statuses in `accept` reach the caller.
+
+        Raises the cause that another status, or a failing connection, stands for.
+        """
+        with as_causes(source.shown):
+            response, linked = self._follow(source, url, headers)
+            try:
+                if response.status_code not in accept:
+                    raise _cause(source.shown, response)
+                yield Answer(response.url, response.status_code, response.headers, linked, response.raw)
+            finally:
+                response.close()
+
+    def grant(self, prefix: str, authorization: Callable[[], str]) -> None:
+        """From now on, ask for URLs that begin with `prefix` with what `authorization` returns."""
+        self._access.grant(prefix, authorization)
+
+    def get_json(self, source: Source, url: str, headers: Mapping[str, str] | None = None) -> Any:
+        """GET `url` and parse its body as JSON."""
+        with self.get(source, url, headers or {}) as answer:
+            try:
+                return json.loads(answer.raw.read(decode_content=True))
+            except ValueError:
+                raise DatasetError(f"{printable_url(url)} did not answer with JSON", hint="check the URL") from None
+
+    def _follow(
+        self, source: Source, url: str, headers: Mapping[str, str]
+    ) -> tuple[requests.Response, Mapping[str, str]]:
+        linked: Mapping[str, str] = {}
+        for _ in range(_MOST_REDIRECTS + 1):
+            response = self._ask(source, url, headers)
+            target = response.headers.get("Location")
+            if response.status_code not in _REDIRECTS or not target:
+                return response, linked
+            linked = {**response.headers, **linked}
+            response.raw.drain_conn()
+            response.close()
+            target = urljoin(url, target)
+            self._refuse_redirect(source, url, target)
+            url = target
+        raise DatasetError(
+            f"{source.shown} is redirected more than {_MOST_REDIRECTS} times", hint="check the URL; it may need a login"
+        )
+
+    def _ask(self, source: Source, url: str, headers: Mapping[str, str]) -> requests.Response:
+        sent = {"Accept-Encoding": "identity", "User-Agent": "kaito-tuning data-downloader", **headers}
+        if authorization := self._access.authorization(url, source):
+            sent["Authorization"] = authorization
+        proxies = get_environ_proxies(url)
+        if proxies and not self._allow_link_local:
+            _refuse_literal(url)
+        return self._session.get(
+            url, headers=sent, stream=True, allow_redirects=False, timeout=self._timeout, proxies=proxies
+        )
+
+    def _refuse_redirect(self, source: Source, url: str, target: str) -> None:
+        before, after = urlsplit(url), urlsplit(target)
+        if after.scheme not in {"http", "https"}:
+            raise DatasetError(f"{source.shown} is redirected to a {after.scheme}: URL, which is not followed")
+        if before.scheme == "https" and after.scheme == "http":
+            raise AccessDenied(
+                f"{source.shown} is redirected from https to http, which is not followed", hint="use the final URL"
+            )
+        if _is_loopback_name(after.hostname) and not _is_loopback_name(urlsplit(source.url).hostname):
+            raise AccessDenied(f"{source.shown} is redirected to this machine itself, which is not followed")
+
+
+class _NoCookies(requests.cookies.cookielib.DefaultCookiePolicy):  # type: ignore[name-defined,misc,unused-ignore]
+    def set_ok(self, cookie: Any, request: Any) -> bool:
+        return False
+
+
+def _is_loopback_name(host: str | None) -> bool:
+    return host is not None and (host == "localhost" or host.startswith("127.") or host == "::1")
+
+
+def _refuse_literal(url: str) -> None:
+    """Behind a proxy the peer is the proxy: all that can be checked is the host as it is written."""
+    try:
+        refuse_address(urlsplit(url).hostname or "")
+    except ValueError:
+        return
+
+
+@contextmanager
+def as_causes(shown: str) -> Iterator[None]:
+    """Turn what requests and urllib3 raise into causes that name `shown` and no query."""
+    try:
+        yield
+    except TuningError as error:
+        if shown not in error.message:
+            error.message = f"{shown}: {error.message}"
+        raise
+    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+        raise ConfigurationError(
+            f"{shown} cannot be fetched: {redact(str(error))}", hint="write https://host/path"
+        ) from error
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        if _is_verification(error):
+            raise AccessDenied(
+                f"{shown}: the TLS certificate is not trusted: {_innermost(error)}",
+                hint="give the CA that signed it with REQUESTS_CA_BUNDLE",
+            ) from error
+        raise TransientError(f"{shown}: {_innermost(error)}", hint="check that the host can be reached") from error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    queue: list[Any] = [error]
+    while queue:
+        cause = queue.pop(0)
+        if isinstance(cause, BaseException) and id(cause) not in seen:
+            seen.add(id(cause))
+            yield cause
+            queue += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
+
+
+def _is_verification(error: BaseException) -> bool:
+    import ssl
+
+    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error))
+
+
+def _innermost(error: BaseException) -> str:
+    """The text of the first cause; those around it repeat it with the URL and its query."""
+    *_, last = _causes(error)
+    return redact(str(last)) or type(last).__name__
+
+
+def _cause(shown: str, response: requests.Response) -> TuningError:
+    status = response.status_code
+    try:
+        quoted = response.raw.read(_QUOTED_CHARACTERS * 4, decode_content=True).decode(errors="replace")
+    except (urllib3.exceptions.HTTPError, OSError):
+        quoted = ""
+    quoted = " ".join(redact(quoted).split())[:_QUOTED_CHARACTERS]
+    sentence = f"{shown} answered {status} {response.reason}" + (f": {quoted}" if quoted else "")
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        return AccessDenied(
+            sentence, hint="the URL needs credentials (see DATA_TOKENS_PATH), or a signed URL has expired"
+        )
+    if status in _RETRYABLE or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return TransientError(sentence, hint="try later", retry_after_seconds=retry_after(response.headers))
+    if status >= HTTPStatus.BAD_REQUEST:
+        return InputNotFound(sentence, hint="check the URL; open it in a browser that is not logged in")
+    return DatasetError(f"{sentence}, which brings no data", hint="check the URL")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds that a Retry-After header asks for, in either of its forms (RFC 9110, 10.2.3); None without one."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
