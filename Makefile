@@ -17,6 +17,10 @@ venv: .venv/installed ## Make .venv and install everything, editable
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+.venv-moto: ## A local S3 server for the tests of s3:// (its dependencies contradict the trainer's)
+	$(PYTHON) -m venv .venv-moto
+	.venv-moto/bin/python -m pip install --quiet "moto[s3,server]==5.2.5"
+
 demo: venv ## Dataset by URL -> adapter image, proven, on this machine (a minute)
 	$(BIN)/python -m demo
 

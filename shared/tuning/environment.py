@@ -118,7 +118,7 @@ DOWNLOAD_IDLE_TIMEOUT_SECONDS = Variable(
     "DOWNLOAD_IDLE_TIMEOUT_SECONDS", _seconds, "how long a source may send nothing", 30.0
 )
 
-DOWNLOAD_CONNECTIONS = Variable("DOWNLOAD_CONNECTIONS", _count, "connections at the same time, shared by all files", 8)
+DOWNLOAD_CONNECTIONS = Variable("DOWNLOAD_CONNECTIONS", _count, "connections at the same time, shared by all files", 16)
 DOWNLOAD_DEADLINE_SECONDS = Variable(
     "DOWNLOAD_DEADLINE_SECONDS", _seconds, "how long the whole download may take; unset: as long as bytes come"
 )

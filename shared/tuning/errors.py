@@ -41,6 +41,9 @@ class TuningError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        return self.message
+
 
 class ConfigurationError(TuningError):
     """What the user wrote cannot be carried out as written."""

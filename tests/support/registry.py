@@ -29,6 +29,7 @@ class FakeRegistry:
     manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
+    readers: set[str] = field(default_factory=set)
 
     def __enter__(self) -> "FakeRegistry":
         registry = self
@@ -103,7 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
             case "basic":
                 return self._knows_password()
             case _:
-                return self.headers.get("Authorization", "").removeprefix("Bearer ") in self.state.tokens
+                may = self.state.readers if self.command in {"GET", "HEAD"} else self.state.tokens
+                return self.headers.get("Authorization", "").removeprefix("Bearer ") in may
 
     def _refuse(self) -> None:
         realm = f"http://{self.state.host}/token"
@@ -117,7 +119,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         query = form or parse_qs(urlsplit(self.path).query)
         token = uuid.uuid4().hex
-        if query.get("scope", [""])[0].endswith(":pull,push"):
+        actions = query.get("scope", [""])[0].rpartition(":")[2].split(",")
+        if "pull" in actions:
+            self.state.readers.add(token)
+        if "push" in actions:
             self.state.tokens.add(token)
         self.answer(200, json.dumps({"token": token}).encode())
 

@@ -96,14 +96,14 @@ class Crew:
                 file.cut_all()
             for thread in threads:
                 thread.join()
-            if len(self._finished) < len(self._files):
-                self._save()
+            if self._done < len(self._files):
+                self._save(finished=True)
         if self._error:
             raise self._error
 
-    def _save(self) -> None:
+    def _save(self, *, finished: bool = False) -> None:
         for number, file in enumerate(self._files):
-            if number in self._started and number not in self._finished:
+            if number in self._started and (finished or number not in self._finished):
                 file.part.save()
 
     def _end(self, error: BaseException | None) -> None:

@@ -101,9 +101,9 @@ class ObjectTransfer:
             f"{self.source.shown}: {redact(str(error)).splitlines()[0][:300] if str(error) else type(error).__name__}"
         )
         match type(error).__name__:
-            case "NotFoundError":
+            case "NotFoundError" | "FileNotFoundError":
                 return InputNotFound(f"{self.source.shown} is not in the store", hint="check bucket and key")
-            case "PermissionDeniedError" | "UnauthenticatedError":
+            case "PermissionDeniedError" | "UnauthenticatedError" | "PermissionError":
                 return AccessDenied(text, hint="give the store's usual variables, or a workload identity")
             case "PreconditionError":
                 return TransientError(f"{self.source.shown} changed while it was downloaded")

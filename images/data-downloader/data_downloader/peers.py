@@ -62,7 +62,7 @@ def _check(sock: Any) -> None:
 class PeerAdapter(HTTPAdapter):
     """Connects with one TLS context for all, and refuses link-local peers unless they are allowed."""
 
-    def __init__(self, context: ssl.SSLContext, connections: int, *, allow_link_local: bool) -> None:
+    def __init__(self, context: ssl.SSLContext | None, connections: int, *, allow_link_local: bool) -> None:
         self._context = context
         self._allow_link_local = allow_link_local
         super().__init__(pool_connections=connections, pool_maxsize=connections)

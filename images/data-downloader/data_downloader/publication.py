@@ -14,7 +14,7 @@ from data_downloader.content_check import digest_of
 from data_downloader.sources import Source
 from data_downloader.web import Web
 from tuning.errors import ConfigurationError, DatasetError, InputNotFound, ResourceExhausted, TransientError
-from tuning.files import sync_folder, write_json
+from tuning.files import sync_folder, write_whole
 from tuning.provenance import DatasetFile, DatasetManifest, read_manifest, write_manifest
 from tuning.volumes import DATASET_MANIFEST, DOWNLOAD_STATE
 
@@ -53,7 +53,8 @@ def publish(folder: Path, manifest: DatasetManifest, files: Mapping[str, Path]) 
     """
     state = folder / DOWNLOAD_STATE
     moves = [[str(path.relative_to(state)), name] for name, path in files.items()]
-    write_json(state / _JOURNAL, {"moves": moves, "files": [asdict(file) for file in manifest.files]})
+    journal = {"moves": moves, "files": [asdict(file) for file in manifest.files]}
+    write_whole(state / _JOURNAL, json.dumps(journal).encode())
     _carry_out(folder, moves, manifest)
 
 
@@ -95,10 +96,19 @@ def already_there(folder: Path, sources: Sequence[Source], web: Web) -> DatasetM
         if not path.is_file() or path.stat().st_size != file.size_bytes or digest_of(path, "sha256") != file.sha256:
             return None
     by_key = {source.key: source for source in sources}
+    if any(_is_other(by_key[file.source], file) for file in manifest.files):
+        return None
     if any(_has_changed(by_key[file.source], file, web) for file in manifest.files):
         return None
     logger.info("the dataset is already there files=%d dataset=%s", len(manifest.files), manifest.digest)
     return manifest
+
+
+def _is_other(source: Source, file: DatasetFile) -> bool:
+    """Whether the user now expects another size or digest than the file has."""
+    if source.unpack:
+        return bool(source.sha256 or source.size_bytes is not None)
+    return source.sha256 not in {"", file.sha256} or source.size_bytes not in {None, file.size_bytes}
 
 
 def _has_changed(source: Source, file: DatasetFile, web: Web) -> bool:

@@ -92,10 +92,9 @@ def _parse_options(fragment: str, shown: str, problems: list[Problem]) -> dict[s
         key, given, value = option.partition("=")
         value = unquote(value)
         if key not in _OPTIONS:
-            suggestion = did_you_mean(key, _OPTIONS)
-            # An ordinary page anchor is no mistake of ours to correct; what looks like an option is.
-            if given or suggestion:
-                hint = suggestion or f"the options are {', '.join(_OPTIONS)}"
+            # An ordinary page anchor is no mistake; what looks like an option is.
+            if given or did_you_mean(key, ["unpack"]):
+                hint = did_you_mean(key, _OPTIONS) or f"the options are {', '.join(_OPTIONS)}"
                 problems.append(Problem(shown, f"has the unknown option #{key}", hint))
         elif key == "sha256" and not _SHA256.match(value := value.lower().removeprefix("sha256:")):
             problems.append(Problem(shown, "has a #sha256= that is no digest", "it has 64 hex digits"))

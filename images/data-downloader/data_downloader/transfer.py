@@ -19,15 +19,15 @@ from tuning.errors import DatasetError, TransientError, TuningError
 from tuning.retry import retry
 
 LEAST_READ_BYTES = 1 << 13
-_FIRST_READ_BYTES = 1 << 14
-_MOST_READ_BYTES = 1 << 20
+_FIRST_READ_BYTES = 1 << 16
+_MOST_READ_BYTES = 1 << 19
 # A read this short costs more in calls than in bytes; one this long hides a stall and is lost if the line breaks.
 _SHORT_READ_SECONDS = 0.05
 _LONG_READ_SECONDS = 0.5
 
 # Another connection pays only for a large file on a slow line, and where enough is left to share.
 _LEAST_SHARED_FILE_BYTES = 8 << 20
-_LEAST_SHARED_SPAN_BYTES = 2 << 20
+_LEAST_SHARED_SPAN_BYTES = 1 << 20
 _FAST_BYTES_PER_SECOND = 150e6
 _LEAST_MEASURED_SECONDS = 0.25
 
@@ -75,6 +75,7 @@ class Transfer:
         self._most_streams = 1 << 10
         self._helping = 0
         self._releases = 0
+        self._tries = 0
         self._first_read = _FIRST_READ_BYTES
         self._since: tuple[float, int] = (0.0, 0)
 
@@ -87,7 +88,7 @@ class Transfer:
             while span.taken and not self.part.is_done(span):
                 retry(lambda: self._advance(span), attempts=self._attempts, sleep=self._pause)
         except TransientError as error:
-            error.message = f"{error.message}, after {self._attempts} attempts"
+            error.message = f"{error.message}, after {self._tries} attempts"
             raise
 
     def help(self) -> None:
@@ -156,6 +157,7 @@ class Transfer:
     def _advance(self, span: Span) -> None:
         """One request for what is missing of `span`. Raises TransientError where that counts as a failed attempt."""
         before = span.position
+        self._tries += 1
         try:
             self._request(span)
         except TransientError as error:

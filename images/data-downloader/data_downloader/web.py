@@ -2,11 +2,13 @@
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -52,10 +54,12 @@ class Web:
         # We choose proxies and credentials ourselves: requests would let a netrc entry replace a header.
         self._session.trust_env = False
         self._session.cookies.set_policy(_NoCookies())
-        context = trusted_certificates(settings)
-        adapter = PeerAdapter(context, settings.connections, allow_link_local=settings.allow_link_local)
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, adapter)
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._session.mount("http://", PeerAdapter(None, settings.connections, allow_link_local=self._allow_link_local))
+        self._session.mount("https://", _NotYet())
+        # requests reads the whole environment for every request.
+        self._proxies = cache(get_environ_proxies)
 
     @contextmanager
     def get(
@@ -99,33 +103,40 @@ class Web:
             response.raw.drain_conn()
             response.close()
             target = urljoin(url, target)
-            self._refuse_redirect(source, url, target)
+            _refuse_redirect(source, url, target)
             url = target
         raise DatasetError(
             f"{source.shown} is redirected more than {_MOST_REDIRECTS} times", hint="check the URL; it may need a login"
         )
 
+    def _mount_https(self) -> None:
+        with self._lock:
+            if isinstance(self._session.adapters["https://"], _NotYet):
+                context = trusted_certificates(self._settings)
+                adapter = PeerAdapter(context, self._settings.connections, allow_link_local=self._allow_link_local)
+                self._session.mount("https://", adapter)
+
     def _ask(self, source: Source, url: str, headers: Mapping[str, str]) -> requests.Response:
         sent = {"Accept-Encoding": "identity", "User-Agent": "kaito-tuning data-downloader", **headers}
         if authorization := self._access.authorization(url, source):
             sent["Authorization"] = authorization
-        proxies = get_environ_proxies(url)
-        if proxies and not self._allow_link_local:
+        if not self._allow_link_local:
             _refuse_literal(url)
+        parts = urlsplit(url)
+        if parts.scheme == "https":
+            self._mount_https()
         return self._session.get(
-            url, headers=sent, stream=True, allow_redirects=False, timeout=self._timeout, proxies=proxies
+            url,
+            headers=sent,
+            stream=True,
+            allow_redirects=False,
+            timeout=self._timeout,
+            proxies=self._proxies(f"{parts.scheme}://{parts.netloc}/"),
         )
 
-    def _refuse_redirect(self, source: Source, url: str, target: str) -> None:
-        before, after = urlsplit(url), urlsplit(target)
-        if after.scheme not in {"http", "https"}:
-            raise DatasetError(f"{source.shown} is redirected to a {after.scheme}: URL, which is not followed")
-        if before.scheme == "https" and after.scheme == "http":
-            raise AccessDenied(
-                f"{source.shown} is redirected from https to http, which is not followed", hint="use the final URL"
-            )
-        if _is_loopback_name(after.hostname) and not _is_loopback_name(urlsplit(source.url).hostname):
-            raise AccessDenied(f"{source.shown} is redirected to this machine itself, which is not followed")
+
+class _NotYet(requests.adapters.BaseAdapter):
+    """The place of the https adapter until it is needed: loading the certificates takes a while."""
 
 
 class _NoCookies(requests.cookies.cookielib.DefaultCookiePolicy):  # type: ignore[name-defined,misc,unused-ignore]
@@ -133,12 +144,24 @@ class _NoCookies(requests.cookies.cookielib.DefaultCookiePolicy):  # type: ignor
         return False
 
 
+def _refuse_redirect(source: Source, url: str, target: str) -> None:
+    before, after = urlsplit(url), urlsplit(target)
+    if after.scheme not in {"http", "https"}:
+        raise DatasetError(f"{source.shown} is redirected to a {after.scheme}: URL, which is not followed")
+    if before.scheme == "https" and after.scheme == "http":
+        raise AccessDenied(
+            f"{source.shown} is redirected from https to http, which is not followed", hint="use the final URL"
+        )
+    if _is_loopback_name(after.hostname) and not _is_loopback_name(before.hostname):
+        raise AccessDenied(f"{source.shown} is redirected to this machine itself, which is not followed")
+
+
 def _is_loopback_name(host: str | None) -> bool:
     return host is not None and (host == "localhost" or host.startswith("127.") or host == "::1")
 
 
 def _refuse_literal(url: str) -> None:
-    """Behind a proxy the peer is the proxy: all that can be checked is the host as it is written."""
+    """Refuse an address that is written in the URL; behind a proxy it is all that can be checked."""
     try:
         refuse_address(urlsplit(url).hostname or "")
     except ValueError:

@@ -40,7 +40,7 @@ def test_the_pod_runs_in_order_and_the_first_failure_is_the_verdict(web: Web, tm
 
 
 def test_a_broken_dataset_ends_trainer_and_pusher_with_its_cause(web: Web, tmp_path: Path, tiny_model: Path) -> None:
-    url = web.serve("/x.jsonl", content(b'{"text": "a"}\n' * 11 + b"{oops\n"))
+    url = web.serve("/x.jsonl", content(b'{"text": "a"}\n' * 11 + b'{"question": "q"}\n'))
     job = rendered(tuning__input={"urls": [url]}, tuning__output=LAYOUT)
     verdict = run_as_processes(job, Local(tmp_path / "pod", tiny_model), ENVIRON, io.StringIO())
     assert {ended.container: ended.exit_code for ended in verdict.ended} == {
@@ -50,8 +50,8 @@ def test_a_broken_dataset_ends_trainer_and_pusher_with_its_cause(web: Web, tmp_p
         "pusher": 69,
     }
     assert verdict.exit_code == 65
-    assert "x.jsonl line 12 is not JSON" in verdict.ended[2].message
-    assert "x.jsonl line 12 is not JSON" in verdict.ended[3].message
+    assert "x.jsonl line 12 has the fields question" in verdict.ended[2].message
+    assert "x.jsonl line 12 has the fields question" in verdict.ended[3].message
 
 
 def test_paths_are_mapped_and_settings_come_from_the_job_alone(tmp_path: Path) -> None:
