@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from tuning.errors import DatasetError
@@ -43,7 +43,7 @@ def write_manifest(data: Path, manifest: DatasetManifest) -> None:
     """Put `manifest` into the dot-directory of the folder `data`, whole."""
     path = data / DATASET_MANIFEST
     path.parent.mkdir(exist_ok=True)
-    write_json(path, {"digest": manifest.digest, "files": [asdict(file) for file in manifest.files]})
+    write_json(path, {"digest": manifest.digest, "files": [vars(file) for file in manifest.files]})
 
 
 def read_manifest(data: Path) -> DatasetManifest | None:

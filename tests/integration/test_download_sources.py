@@ -79,7 +79,7 @@ def test_a_netrc_is_used_for_its_host(web: Web, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["DATA_TOKENS_PATH", "NETRC", "HF_TOKEN_PATH", "REQUESTS_CA_BUNDLE"])
 def test_a_secret_that_is_not_mounted_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigurationError, match="/no/such"):
-        download(tmp_path / "data", "http://127.0.0.1:1/x", **{name: "/no/such"})
+        download(tmp_path / "data", "https://127.0.0.1:1/x", **{name: "/no/such"})
 
 
 def test_the_usual_proxy_variables_are_honoured(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ A journal names every move before the first one is made; whoever starts next fin
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def publish(folder: Path, manifest: DatasetManifest, files: Mapping[str, Path]) 
     """
     state = folder / DOWNLOAD_STATE
     moves = [[str(path.relative_to(state)), name] for name, path in files.items()]
-    journal = {"moves": moves, "files": [asdict(file) for file in manifest.files]}
+    journal = {"moves": moves, "files": [vars(file) for file in manifest.files]}
     write_whole(state / _JOURNAL, json.dumps(journal).encode())
     _carry_out(folder, moves, manifest)
 

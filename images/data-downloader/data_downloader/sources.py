@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from tuning.errors import Problem, refuse
@@ -26,17 +27,17 @@ class Source:
     name: str = ""
     unpack: bool = False
 
-    @property
+    @cached_property
     def scheme(self) -> str:
         """http, https, hf, …"""
         return urlsplit(self.url).scheme
 
-    @property
+    @cached_property
     def shown(self) -> str:
         """The form that may be printed."""
         return printable_url(self.url)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A file name that stands for this source on the volume, over restarts."""
         return hashlib.sha256(self.url.encode()).hexdigest()[:24]
