@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import resource
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from tests.support.apps import command, environment
 from tests.support.web import (
     Answer,
     Web,
@@ -506,13 +508,32 @@ def test_progress_is_said_and_the_end_summed_up(web: Web, tmp_path: Path, caplog
     assert f"downloaded files=1 bytes={len(LARGE)}" in caplog.text
 
 
+def test_a_complete_dataset_outlives_its_signed_url(web: Web, tmp_path: Path) -> None:
+    url = web.serve("/x.jsonl", content(BODY, ETag=E1), content(b"expired", status=403))
+    first = download_dataset(settings(tmp_path, url))
+    assert download_dataset(settings(tmp_path, url)) == first
+
+
+def test_sigterm_ends_at_once_and_the_next_start_goes_on(web: Web, tmp_path: Path) -> None:
+    url = web.serve("/x.jsonl", parts(BODY, rate=0.4e6, ETag=E1))
+    data = tmp_path / "data"
+    data.mkdir()
+    variables = {"DATA_URLS": url, "DATA_VOLUME_PATH": str(data), "DOWNLOAD_CONNECTIONS": "1"}
+    with subprocess.Popen(command("data_downloader"), env=environment(tmp_path, variables)) as process:
+        time.sleep(1.5)
+        process.terminate()
+        assert process.wait(timeout=20) == 143
+    assert files(data) == {}
+    web.asked.clear()
+    web.serve("/x.jsonl", parts(BODY, ETag=E1))
+    download_dataset(settings(data, url))
+    assert files(data) == {"x.jsonl": BODY}
+    assert int(web.asked[0].headers["Range"].removeprefix("bytes=").rstrip("-")) >= 65536
+
+
 @pytest.mark.timeout(300)
 def test_killed_at_any_moment_and_restarted_the_files_are_right(web: Web, tmp_path: Path) -> None:
     """50 restarts after a SIGKILL at a random moment: never a wrong, missing or duplicate file."""
-    import subprocess
-
-    from tests.support.apps import command, environment
-
     bodies = {
         f"part-{number}.jsonl": LARGE[: (number + 1) * 1_000_000].rpartition(b"\n")[0] + b"\n" for number in range(4)
     }

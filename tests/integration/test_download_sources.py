@@ -194,6 +194,13 @@ def test_a_file_of_the_hub_is_fetched_at_its_commit(web: Web, tmp_path: Path) ->
     assert any(COMMIT in asked.path for asked in web.asked)
 
 
+def test_a_hub_that_is_busy_is_asked_again(web: Web, tmp_path: Path) -> None:
+    endpoint = _hub(web)
+    web.answers["/api/datasets/org/name/revision/v1"].insert(0, content(b"", status=503))
+    found = download(tmp_path / "data", "hf://datasets/org/name@v1/data/a.jsonl", HF_ENDPOINT=endpoint)
+    assert found == {"a.jsonl": ROWS}
+
+
 def test_a_folder_of_the_hub_is_all_its_data_files(web: Web, tmp_path: Path) -> None:
     endpoint = _hub(web)
     found = download(tmp_path / "data", "hf://datasets/org/name@v1/data/", HF_ENDPOINT=endpoint)

@@ -97,13 +97,14 @@ class Crew:
             for thread in threads:
                 thread.join()
             if self._done < len(self._files):
-                self._save(finished=True)
+                for file in self._files:
+                    file.part.leave()
         if self._error:
             raise self._error
 
-    def _save(self, *, finished: bool = False) -> None:
+    def _save(self) -> None:
         for number, file in enumerate(self._files):
-            if number in self._started and (finished or number not in self._finished):
+            if number in self._started and number not in self._finished:
                 file.part.save()
 
     def _end(self, error: BaseException | None) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from data_downloader.transfer import Transfer
 from data_downloader.web import Web
 from tuning.errors import ConfigurationError, ResourceExhausted
 from tuning.provenance import DatasetFile, DatasetManifest
+from tuning.retry import retry
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +88,8 @@ class _Download:
 
     def run(self, sources: Sequence[Source]) -> DatasetManifest:
         """Fetch, check, look, publish."""
-        targets = {source.key: self._resolve(source) for source in sources}
+        attempts = self._settings.attempts
+        targets = {s.key: retry(partial(self._resolve, s), attempts=attempts) for s in sources}
         for found in targets.values():
             self._files += [self._fetching(target, url) for target, url in found]
         self._remove_leftovers()

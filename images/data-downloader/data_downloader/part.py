@@ -201,6 +201,13 @@ class Part:
         os.fdatasync(self._descriptor)
         write_json(self._state, state)
 
+    def leave(self) -> None:
+        """The download has failed: save what a later one can go on with, remove what it cannot."""
+        if self.head is not None and self.head.resumable and self.received:
+            self.save()
+        else:
+            self.remove()
+
     def sync(self) -> None:
         """Make the bytes durable."""
         os.fsync(self._descriptor)

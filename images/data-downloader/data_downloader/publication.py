@@ -12,7 +12,7 @@ from typing import Any
 from data_downloader.content_check import digest_of
 from data_downloader.sources import Source
 from data_downloader.web import Web
-from tuning.errors import ConfigurationError, DatasetError, InputNotFound, ResourceExhausted, TransientError
+from tuning.errors import ConfigurationError, DatasetError, InputNotFound, ResourceExhausted, TuningError
 from tuning.files import sync_folder, write_whole
 from tuning.provenance import DatasetFile, DatasetManifest, read_manifest, write_manifest
 from tuning.volumes import DATASET_MANIFEST, DOWNLOAD_STATE
@@ -118,7 +118,8 @@ def _has_changed(source: Source, file: DatasetFile, web: Web) -> bool:
     try:
         with web.get(source, source.url, headers, accept=(200, 206, 304)) as answer:
             return answer.status != 304 and answer.headers.get("ETag") != file.etag
-    except TransientError:
+    except TuningError:
+        # The bytes are here and undamaged; a signed URL may well have expired in the meantime.
         return False
 
 

@@ -115,7 +115,8 @@ class Transfer:
         except TuningError as error:
             # Whatever it is, the file can be had over fewer connections; if not, its own worker will say so.
             logger.debug("no help url=%s reason=%s", self.source.shown, error)
-            self._most_streams = max(1, self.part.taken - 1)
+            if upper is None or error.__cause__ is None:
+                self._most_streams = max(1, self.part.taken - 1)
         finally:
             with self._lock:
                 self._helping -= 1
@@ -173,7 +174,7 @@ class Transfer:
             if self.part.taken > 1 and self._releases < self._attempts * 8:
                 # Others go on; what this one lacks is taken up by the next free worker.
                 self._releases += 1
-                if error.__cause__ is None:
+                if error.__cause__ is None:  # a status, not a broken line: the server wants fewer
                     self._most_streams = max(1, self.part.taken - 1)
                 self._pause(0.2)
                 self.part.release(span)

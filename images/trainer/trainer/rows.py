@@ -1,13 +1,21 @@
 """Find the dataset's files and read their rows, each with the place where it stands."""
 
 import csv
+import gzip
+import io
 import json
+import logging
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tuning.errors import DatasetError, InputNotFound
+
+logger = logging.getLogger(__name__)
+
+_COMPRESSED = (".gz", ".zst")
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,8 @@ class Row:
 def find_files(folder: Path, dataset_path: str = "") -> list[Path]:
     """The dataset's files, sorted by path: all that can be read in `folder`, or in `dataset_path` below it.
 
-    Names that begin with a dot are left out. Raises InputNotFound where there is none.
+    Names that begin with a dot are left out, and files that are no dataset with a warning each. Raises InputNotFound
+    where there is none.
     """
     root = folder / dataset_path.lstrip("/") if dataset_path else folder
     if not root.exists():
@@ -37,29 +46,55 @@ def find_files(folder: Path, dataset_path: str = "") -> list[Path]:
         raise InputNotFound(
             f"the data folder {root} is empty", hint="did the data-downloader run, or is it a wrong volume?"
         )
-    readable = [path for path in found if path.suffix.lower() in _READERS]
+    readable = [path for path in found if _format(path) in _READERS]
     if not readable:
         names = ", ".join(path.name for path in found[:5])
-        raise InputNotFound(
-            f"the data folder {root} has no dataset file, only {names}",
-            hint=f"use one of {', '.join(sorted(_READERS))}",
-        )
+        raise InputNotFound(f"the data folder {root} has no dataset file, only {names}", hint=_hint())
+    for path in found:
+        if path not in readable:
+            logger.warning("not a dataset file, left out file=%s", path.relative_to(root))
     return readable
 
 
 def read_rows(path: Path) -> Iterator[Row]:
     """The rows of one file. Raises DatasetError naming the file and the line that cannot be read."""
-    reader = _READERS.get(path.suffix.lower())
+    reader = _READERS.get(_format(path))
     if reader is None:
-        raise DatasetError(f"{path.name} is of no known format", hint=f"use one of {', '.join(sorted(_READERS))}")
-    for fields, place in reader(path):
-        if not isinstance(fields, Mapping):
-            raise DatasetError(f"{path.name} {place} is {type(fields).__name__}, not an object with named fields")
-        yield Row(fields, f"{path.name} {place}")
+        raise DatasetError(f"{path.name} is of no known format", hint=_hint())
+    try:
+        for fields, place in reader(path):
+            if not isinstance(fields, Mapping):
+                raise DatasetError(f"{path.name} {place} is {type(fields).__name__}, not an object with named fields")
+            yield Row(fields, f"{path.name} {place}")
+    except (EOFError, zlib.error, OSError) as error:
+        raise DatasetError(f"{path.name} cannot be read: {error}", hint="check that the download is whole") from error
+
+
+def _format(path: Path) -> str:
+    """The extension that tells the format: `.jsonl` for train.jsonl and for train.jsonl.gz."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix in _COMPRESSED else suffix
+
+
+def _hint() -> str:
+    return f"use one of {', '.join(sorted(_READERS))}; all but Parquet may be compressed ({', '.join(_COMPRESSED)})"
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The plain bytes of a file, decompressed where its name says so."""
+    match path.suffix.lower():
+        case ".gz":
+            return io.BufferedReader(gzip.GzipFile(path))
+        case ".zst":
+            import pyarrow
+
+            return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+        case _:
+            return path.open("rb")
 
 
 def _read_json_lines(path: Path) -> Iterator[tuple[Any, str]]:
-    with path.open("rb") as stream:
+    with _open(path) as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
@@ -79,7 +114,8 @@ def _read_json_lines(path: Path) -> Iterator[tuple[Any, str]]:
 
 def _read_json(path: Path) -> Iterator[tuple[Any, str]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        with _open(path) as stream:
+            content = json.loads(stream.read().decode("utf-8-sig"))
     except ValueError:
         # Many datasets named .json hold one object a line; that reader also names the line of an error.
         yield from _read_json_lines(path)
@@ -90,7 +126,7 @@ def _read_json(path: Path) -> Iterator[tuple[Any, str]]:
 
 def _read_csv(path: Path, delimiter: str = ",") -> Iterator[tuple[Any, str]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with io.TextIOWrapper(_open(path), "utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
             for fields in reader:
                 if None in fields or None in fields.values():

@@ -1,3 +1,4 @@
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +6,8 @@ import pytest
 
 from trainer.rows import find_files, read_rows
 from tuning.errors import DatasetError, InputNotFound
+
+GOOD = b'{"text": "a row"}\n'
 
 
 def write(folder: Path, name: str, text: str | bytes) -> Path:
@@ -77,6 +80,32 @@ def test_a_csv_line_with_too_many_or_too_few_fields_is_named(tmp_path: Path) -> 
     for number, line in enumerate(("a,b,c", "a")):
         with pytest.raises(DatasetError, match="line 2 has other fields than the header line"):
             rows(write(tmp_path, f"{number}.csv", f"prompt,completion\n{line}\n"))
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.csv", "x.tsv"])
+def test_compressed_files_are_read_as_plain_ones(tmp_path: Path, name: str) -> None:
+    import pyarrow as pa
+
+    body = b"text\none\n" if name.endswith("sv") else b'{"text": "one"}\n'
+    write(tmp_path, f"{name}.gz", gzip.compress(body))
+    with pa.output_stream(str(tmp_path / f"{name}.zst"), compression="zstd") as stream:
+        stream.write(body)
+    assert [path.name for path in find_files(tmp_path)] == [f"{name}.gz", f"{name}.zst"]
+    for path in find_files(tmp_path):
+        assert [fields for fields, _ in rows(path)] == [{"text": "one"}]
+
+
+def test_a_damaged_compressed_file_is_named(tmp_path: Path) -> None:
+    for name, body in {"cut": gzip.compress(GOOD * 999)[:-9], "other": b"plain"}.items():
+        with pytest.raises(DatasetError, match=f"{name}.jsonl.gz cannot be read"):
+            rows(write(tmp_path, f"{name}.jsonl.gz", body))
+
+
+def test_a_file_that_is_no_dataset_is_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, "x.jsonl", GOOD)
+    write(tmp_path, "notes.md", "x")
+    assert [path.name for path in find_files(tmp_path)] == ["x.jsonl"]
+    assert "left out file=notes.md" in caplog.text
 
 
 def test_parquet_is_read_row_by_row(tmp_path: Path) -> None:
