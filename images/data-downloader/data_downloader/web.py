@@ -50,14 +50,11 @@ class Web:
         self._access = Access(settings)
         self._timeout = (settings.connect_timeout_seconds, settings.idle_timeout_seconds)
         self._allow_link_local = settings.allow_link_local
-        self._session = requests.Session()
-        # We choose proxies and credentials ourselves: requests would let a netrc entry replace a header.
-        self._session.trust_env = False
-        self._session.cookies.set_policy(_NoCookies())
         self._settings = settings
         self._lock = threading.Lock()
-        self._session.mount("http://", PeerAdapter(None, settings.connections, allow_link_local=self._allow_link_local))
-        self._session.mount("https://", _NotYet())
+        # Without a session: it would merge cookies, netrc entries and the environment into every request, which we
+        # choose ourselves.
+        self._adapters = {"http": PeerAdapter(None, settings.connections, allow_link_local=self._allow_link_local)}
         # requests reads the whole environment for every request.
         self._proxies = cache(get_environ_proxies)
 
@@ -109,12 +106,14 @@ class Web:
             f"{source.shown} is redirected more than {_MOST_REDIRECTS} times", hint="check the URL; it may need a login"
         )
 
-    def _mount_https(self) -> None:
+    def _adapter(self, scheme: str) -> PeerAdapter:
         with self._lock:
-            if isinstance(self._session.adapters["https://"], _NotYet):
+            if scheme not in self._adapters:
+                # Loading the certificates takes a while, and many downloads need none.
                 context = trusted_certificates(self._settings)
                 adapter = PeerAdapter(context, self._settings.connections, allow_link_local=self._allow_link_local)
-                self._session.mount("https://", adapter)
+                self._adapters[scheme] = adapter
+            return self._adapters[scheme]
 
     def _ask(self, source: Source, url: str, headers: Mapping[str, str]) -> requests.Response:
         sent = {"Accept-Encoding": "identity", "User-Agent": "kaito-tuning data-downloader", **headers}
@@ -123,25 +122,9 @@ class Web:
         if not self._allow_link_local:
             _refuse_literal(url)
         parts = urlsplit(url)
-        if parts.scheme == "https":
-            self._mount_https()
-        return self._session.get(
-            url,
-            headers=sent,
-            stream=True,
-            allow_redirects=False,
-            timeout=self._timeout,
-            proxies=self._proxies(f"{parts.scheme}://{parts.netloc}/"),
-        )
-
-
-class _NotYet(requests.adapters.BaseAdapter):
-    """The place of the https adapter until it is needed: loading the certificates takes a while."""
-
-
-class _NoCookies(requests.cookies.cookielib.DefaultCookiePolicy):  # type: ignore[name-defined,misc,unused-ignore]
-    def set_ok(self, cookie: Any, request: Any) -> bool:
-        return False
+        request = requests.Request("GET", url, headers=sent).prepare()
+        proxies = self._proxies(f"{parts.scheme}://{parts.netloc}/")
+        return self._adapter(parts.scheme).send(request, stream=True, timeout=self._timeout, proxies=proxies)
 
 
 def _refuse_redirect(source: Source, url: str, target: str) -> None:
