@@ -109,8 +109,9 @@ class _Download:
         manifest = DatasetManifest(tuple(map(_record, published, names)))
         refuse_difference(manifest, self._settings.lock)
         paths = {name: content.path for content, name in zip(published, names, strict=True)}
-        for name, path in paths.items():
-            _look(path, name)
+        left = [name for name, path in paths.items() if not _look(path, name)]
+        if left:
+            logger.info("rows are left to the trainer files=%d the_first=%s", len(left), left[0])
         publish(self._settings.folder, manifest, paths)
         return manifest
 
@@ -205,11 +206,12 @@ def _record(file: _Published, name: str) -> DatasetFile:
     )
 
 
-def _look(path: Path, name: str) -> None:
+def _look(path: Path, name: str) -> bool:
+    """Say what a first look at a file shows; False where its format is left to the trainer."""
     seen = look_at(path, name)
     if seen.rows is None:
-        logger.info("its rows are left to the trainer file=%s", name)
-        return
+        return False
     formats = ", ".join(f"{count} of {kind}" for kind, count in seen.formats.items())
     extent = "" if seen.complete else " (the first part; the trainer reads all)"
     logger.info("looked at file=%s rows=%d formats=%s%s", name, seen.rows, formats or "none", extent)
+    return True
