@@ -6,7 +6,6 @@ Both know the attempt by its run id (the pod's uid): an outcome of another attem
 as when one container is debugged alone, any outcome counts.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -15,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tuning.errors import TrainingFailed
-from tuning.files import write_json
+from tuning.files import sha256_of, write_json
 from tuning.lease import LeaseState, lease_state
 from tuning.volumes import COMPLETED_SENTINEL, FAILED_SENTINEL
-
-_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -82,15 +79,6 @@ def describe_files(results: Path, names: list[str]) -> tuple[AdapterFile, ...]:
     return tuple(
         AdapterFile(name, (results / name).stat().st_size, sha256_of(results / name)) for name in sorted(names)
     )
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_outcome(results: Path, run_id: str = "") -> Completed | Failed | None:

@@ -2,7 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, stop_after_delay
@@ -53,6 +55,17 @@ def retry(
         reraise=True,
     )
     return retrying(action)
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """The seconds that a Retry-After header asks for, in either of its forms (RFC 9110, 10.2.3); None without one."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
 
 
 _backoff = wait_random_exponential(multiplier=1, max=LONGEST_WAIT_SECONDS, min=0.5)

@@ -19,6 +19,7 @@ from data_downloader.names import choose_name, safe_name
 from data_downloader.part import Head, Part
 from data_downloader.sources import Source
 from tuning.errors import DatasetError, TransientError
+from tuning.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -94,4 +95,4 @@ def _decode(source: Source, path: Path) -> tuple[Path, str, bytes]:
     except zlib.error as error:
         raise TransientError(f"{source.shown} was cut: its gzip encoding is damaged: {error}") from error
     with decoded.open("rb") as stream:
-        return decoded, digest_of(decoded, "sha256"), stream.read(HEAD_BYTES)
+        return decoded, sha256_of(decoded), stream.read(HEAD_BYTES)

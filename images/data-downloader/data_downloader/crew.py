@@ -1,6 +1,5 @@
 """A few threads that share all files: first each file gets one, then those that are free help with slow large ones."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -9,8 +8,6 @@ from typing import Protocol
 from data_downloader.part import Part, Span
 from data_downloader.sources import Source
 from tuning.errors import TransientError
-
-logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.1
 _SAVE_SECONDS = 2.0

@@ -13,7 +13,6 @@ from typing import Any
 
 from data_downloader.archives import unpack
 from data_downloader.checking import Checked, check
-from data_downloader.content_check import digest_of
 from data_downloader.crew import Crew, Fetching
 from data_downloader.first_look import look_at
 from data_downloader.hub import resolve_hub
@@ -29,6 +28,7 @@ from data_downloader.sources import Source, parse_sources
 from data_downloader.transfer import Transfer
 from data_downloader.web import Web
 from tuning.errors import ConfigurationError, ResourceExhausted
+from tuning.files import sha256_of
 from tuning.provenance import DatasetFile, DatasetManifest
 from tuning.retry import retry
 
@@ -188,7 +188,7 @@ class _Download:
 
 def _member(path: Path, folder: Path, origin: Checked, source: Source) -> _Published:
     name = "/".join(safe_name(part) for part in path.relative_to(folder).parts)
-    return _Published(path, name, digest_of(path, "sha256"), origin, source)
+    return _Published(path, name, sha256_of(path), origin, source)
 
 
 def _record(file: _Published, name: str) -> DatasetFile:

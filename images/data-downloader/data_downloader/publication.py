@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_downloader.content_check import digest_of
 from data_downloader.sources import Source
 from data_downloader.web import Web
 from tuning.errors import ConfigurationError, DatasetError, InputNotFound, ResourceExhausted, TuningError
-from tuning.files import sync_folder, write_whole
+from tuning.files import sha256_of, sync_folder, write_whole
 from tuning.provenance import DatasetFile, DatasetManifest, read_manifest, write_manifest
 from tuning.volumes import DATASET_MANIFEST, DOWNLOAD_STATE
 
@@ -92,7 +91,7 @@ def already_there(folder: Path, sources: Sequence[Source], web: Web) -> DatasetM
         return None
     for file in manifest.files:
         path = folder / file.name
-        if not path.is_file() or path.stat().st_size != file.size_bytes or digest_of(path, "sha256") != file.sha256:
+        if not path.is_file() or path.stat().st_size != file.size_bytes or sha256_of(path) != file.sha256:
             return None
     by_key = {source.key: source for source in sources}
     if any(_is_other(by_key[file.source], file) for file in manifest.files):

@@ -1,13 +1,10 @@
 """Ask a web server for bytes: redirects followed with care, statuses turned into causes."""
 
 import json
-import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cache
 from http import HTTPStatus
 from typing import Any
@@ -23,20 +20,18 @@ from data_downloader.settings import Settings
 from data_downloader.sources import Source
 from tuning.errors import AccessDenied, ConfigurationError, DatasetError, InputNotFound, TransientError, TuningError
 from tuning.redaction import printable_url, redact
+from tuning.retry import retry_after_seconds
 
 _MOST_REDIRECTS = 10
 _REDIRECTS = {301, 302, 303, 307, 308}
 _RETRYABLE = {408, 425, 429}
 _QUOTED_CHARACTERS = 200
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass
 class Answer:
     """A response whose body is still to be read, from `raw`. `linked` are the headers of the redirect that led here."""
 
-    url: str
     status: int
     headers: Mapping[str, str]
     linked: Mapping[str, str]
@@ -71,7 +66,7 @@ class Web:
             try:
                 if response.status_code not in accept:
                     raise _cause(source.shown, response)
-                yield Answer(response.url, response.status_code, response.headers, linked, response.raw)
+                yield Answer(response.status_code, response.headers, linked, response.raw)
             finally:
                 response.close()
 
@@ -209,18 +204,7 @@ def _cause(shown: str, response: requests.Response) -> TuningError:
             sentence, hint="the URL needs credentials (see DATA_TOKENS_PATH), or a signed URL has expired"
         )
     if status in _RETRYABLE or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return TransientError(sentence, hint="try later", retry_after_seconds=retry_after(response.headers))
+        return TransientError(sentence, hint="try later", retry_after_seconds=retry_after_seconds(response.headers))
     if status >= HTTPStatus.BAD_REQUEST:
         return InputNotFound(sentence, hint="check the URL; open it in a browser that is not logged in")
     return DatasetError(f"{sentence}, which brings no data", hint="check the URL")
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a Retry-After header asks for, in either of its forms (RFC 9110, 10.2.3); None without one."""
-    text = headers.get("Retry-After", "").strip()
-    if text.isdigit():
-        return float(text)
-    try:
-        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None

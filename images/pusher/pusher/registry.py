@@ -20,7 +20,7 @@ from tuning.docker_config import Credentials
 from tuning.errors import AccessDenied, ConfigurationError, InputNotFound, ResourceExhausted, TransientError
 from tuning.image_reference import DOCKER_HUB, ImageReference
 from tuning.redaction import redact
-from tuning.retry import retry
+from tuning.retry import retry, retry_after_seconds
 
 _TIMEOUT_SECONDS = (15.0, 300.0)
 _CHALLENGE_FIELD = re.compile(r'(\w+)="([^"]*)"')
@@ -175,11 +175,10 @@ class RegistryStore:
             where = f"{self._reference.registry} and may push to {self._reference.repository}"
             return AccessDenied(f"{sentence} ({who})", hint=f"check that the push secret is for {where}")
         if status in {408, 425, 429} or status >= 500:
-            seconds = response.headers.get("Retry-After", "")
             return TransientError(
                 sentence,
                 hint="see the registry's log",
-                retry_after_seconds=float(seconds) if seconds.isdigit() else None,
+                retry_after_seconds=retry_after_seconds(response.headers),
             )
         if status == 404:
             # An upload session that is gone is started anew; a repository that is not there stays away.

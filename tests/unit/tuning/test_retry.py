@@ -1,9 +1,11 @@
+import email.utils
+import time
 from collections.abc import Callable
 
 import pytest
 
 from tuning.errors import AccessDenied, TransientError
-from tuning.retry import LONGEST_WAIT_SECONDS, retry
+from tuning.retry import LONGEST_WAIT_SECONDS, retry, retry_after_seconds
 
 
 class Clock:
@@ -67,6 +69,15 @@ def test_a_remote_that_asks_for_too_long_is_not_waited_for() -> None:
     with pytest.raises(TransientError):
         retry(_failing(9, TransientError("busy", retry_after_seconds=301)), attempts=5, sleep=clock)
     assert clock.slept == []
+
+
+def test_a_retry_after_header_is_read_in_both_forms() -> None:
+    assert retry_after_seconds({"Retry-After": " 7 "}) == 7
+    date = email.utils.formatdate(time.time() + 100, usegmt=True)
+    assert 95 < (retry_after_seconds({"Retry-After": date}) or 0) <= 100
+    assert retry_after_seconds({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    assert retry_after_seconds({"Retry-After": "soon"}) is None
+    assert retry_after_seconds({}) is None
 
 
 def test_a_deadline_ends_the_attempts() -> None:
