@@ -24,6 +24,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             report.longrepr = f"skipped in CI: {reason}"
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes do not name a test: they may differ between two collections (a gzip header carries the time)."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def root() -> Path:
     """The repository."""
