@@ -10,9 +10,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trainer.rows import read_rows
-from trainer.samples import parse_sample
-from trainer.tokens import Encoded, encode_samples
+from trainer.dataset import read_dataset
+from trainer.labels import Labels
+from trainer.tokens import Encoded
 
 
 def unpack_layout(layout: Path, tag: str, target: Path) -> Path:
@@ -43,7 +43,8 @@ class Comparison:
 
     def held_out_loss(self, file: Path) -> tuple[float, float]:
         """The mean loss over the learnt tokens of the rows in `file`: without the adapter, and with it."""
-        samples = encode_samples([parse_sample(row) for row in read_rows(file)], self.tokenizer, 1024)
+        dataset = read_dataset(file.parent, {"dataset_path": file.name})
+        samples = Labels(self.tokenizer, max_length=1024).encode(dataset.train)
         with self._tuned.disable_adapter():
             before = self._loss(samples)
         return before, self._loss(samples)

@@ -135,6 +135,12 @@ DATA_ALLOW_FILE = Variable("DATA_ALLOW_FILE", _flag, "true: file:// URLs are rea
 DATA_ALLOW_LINK_LOCAL = Variable(
     "DATA_ALLOW_LINK_LOCAL", _flag, "true: link-local addresses, such as a cloud's metadata server, may be asked", False
 )
+DATA_BAD_ROWS = Variable(
+    "DATA_BAD_ROWS",
+    _one_of("fail", "skip"),
+    "skip: leave rows that cannot be read to the trainer, which counts them (DatasetConfig.on_bad_rows)",
+    "fail",
+)
 HF_ENDPOINT = Variable("HF_ENDPOINT", _non_empty, "the hub that hf:// URLs are resolved at", "https://huggingface.co")
 HF_TOKEN_PATH = Variable("HF_TOKEN_PATH", _path, "a file, mounted from a Secret, with the token for the hub")
 NETRC = Variable("NETRC", _path, "a netrc file, mounted from a Secret, with users and passwords by host")

@@ -9,13 +9,19 @@ class RowFormat(StrEnum):
     """What a row means."""
 
     CONVERSATION = "messages"
+    SHAREGPT = "conversations"
     INSTRUCTION = "prompt and completion"
+    ALPACA = "instruction and output"
+    TOKENS = "input_ids"
     TEXT = "text"
 
 
 _FIELDS = {
     RowFormat.CONVERSATION: {"messages"},
+    RowFormat.SHAREGPT: {"conversations"},
     RowFormat.INSTRUCTION: {"prompt", "completion"},
+    RowFormat.ALPACA: {"instruction", "output"},
+    RowFormat.TOKENS: {"input_ids"},
     RowFormat.TEXT: {"text"},
 }
 

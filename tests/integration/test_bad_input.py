@@ -84,6 +84,19 @@ def test_a_row_of_no_known_format(tmp_path: Path, tiny_model: Path) -> None:
     one_sentence(done, 65, "x.jsonl line 2", "question, answer", "prompt and completion")
 
 
+def test_a_single_line_of_200_megabytes(tmp_path: Path, tiny_model: Path) -> None:
+    done = train(tmp_path, LORA, b'{"text": "' + b"x" * 200_000_000 + b'"}', MODEL_WEIGHTS_PATH=str(tiny_model))
+    one_sentence(done, 65, "x.jsonl line 1 is longer than 64 MiB", "one row a line")
+
+
+def test_a_rank_of_nothing(tmp_path: Path) -> None:
+    done = train(tmp_path, "training_config: {LoraConfig: {r: 0}}")
+    assert (done.exit_code, done.message["message"]) == (
+        78,
+        "training_config.yaml: LoraConfig.r must be at least 1, not 0",
+    )
+
+
 def test_an_unknown_section(tmp_path: Path) -> None:
     one_sentence(train(tmp_path, "training_config: {LoraConfg: {}}"), 78, "LoraConfg", "did you mean LoraConfig?")
 

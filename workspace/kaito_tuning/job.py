@@ -80,7 +80,8 @@ def render(workspace: Workspace, configmap: Mapping[str, Any] | None, images: Im
         config = parse_training_config(text, source=f"ConfigMap {name}", method=workspace.method)
     results = Path(normalise_output_dir(config.arguments.get("output_dir") if config else None))
     _check_layout(workspace, results)
-    return Rendered(_job(workspace, name, results, images), rendered_configmap, config)
+    bad_rows = str(config.dataset.get("on_bad_rows", "")) if config else ""
+    return Rendered(_job(workspace, name, results, bad_rows, images), rendered_configmap, config)
 
 
 def _check_layout(workspace: Workspace, results: Path) -> None:
@@ -120,7 +121,7 @@ def default_configmap(method: str) -> Manifest:
     return content
 
 
-def _job(workspace: Workspace, configmap: str, results: Path, images: Images) -> Manifest:
+def _job(workspace: Workspace, configmap: str, results: Path, bad_rows: str, images: Images) -> Manifest:
     labels = {"kaito.sh/workspace": workspace.metadata.name}
     return {
         "apiVersion": "batch/v1",
@@ -129,7 +130,7 @@ def _job(workspace: Workspace, configmap: str, results: Path, images: Images) ->
         "spec": {
             "backoffLimit": BACKOFF_LIMIT,
             "podFailurePolicy": pod_failure_policy(),
-            "template": {"metadata": {"labels": labels}, "spec": _pod(workspace, configmap, results, images)},
+            "template": {"metadata": {"labels": labels}, "spec": _pod(workspace, configmap, results, bad_rows, images)},
         },
     }
 
@@ -146,13 +147,13 @@ def pod_failure_policy() -> Manifest:
     }
 
 
-def _pod(workspace: Workspace, configmap: str, results: Path, images: Images) -> Manifest:
+def _pod(workspace: Workspace, configmap: str, results: Path, bad_rows: str, images: Images) -> Manifest:
     tuning = workspace.tuning
     init = []
     if tuning.output.image:
         init.append(_preflight(workspace, results, images))
     if tuning.input.urls:
-        init.append(_downloader(workspace, images))
+        init.append(_downloader(workspace, bad_rows, images))
     elif tuning.input.image:
         init.append(_data_image(workspace))
     main = [_trainer(workspace, results, images)]
@@ -205,13 +206,14 @@ def _preflight(workspace: Workspace, results: Path, images: Images) -> Manifest:
     )
 
 
-def _downloader(workspace: Workspace, images: Images) -> Manifest:
+def _downloader(workspace: Workspace, bad_rows: str, images: Images) -> Manifest:
     return _container(
         DATA_DOWNLOADER,
         images.of(DATA_DOWNLOADER),
         env=[
             (environment.DATA_URLS, "\n".join(workspace.tuning.input.urls)),
             (environment.DATA_VOLUME_PATH, str(volumes.DATA)),
+            *([(environment.DATA_BAD_ROWS, bad_rows)] if bad_rows else []),
         ],
         mounts=[(DATA_VOLUME, volumes.DATA, False)],
         resources=_small(),

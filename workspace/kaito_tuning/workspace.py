@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from kaito_tuning.presets import Preset, find_preset, presets
 from tuning.destination import LayoutDestination, parse_destination
 from tuning.errors import ConfigurationError, InputNotFound, Problem, refuse
 from tuning.image_reference import parse_image_reference
+from tuning.presets import Preset, find_preset, presets
 from tuning.suggestion import did_you_mean
 from tuning.training_config import METHODS
 from tuning.yaml_text import parse_yaml

@@ -31,6 +31,7 @@ from tuning.errors import ConfigurationError, ResourceExhausted
 from tuning.files import sha256_of
 from tuning.provenance import DatasetFile, DatasetManifest
 from tuning.retry import retry
+from tuning.row_files import BadRow, refuse_rows
 
 logger = logging.getLogger(__name__)
 
@@ -109,11 +110,30 @@ class _Download:
         manifest = DatasetManifest(tuple(map(_record, published, names)))
         refuse_difference(manifest, self._settings.lock)
         paths = {name: content.path for content, name in zip(published, names, strict=True)}
-        left = [name for name, path in paths.items() if not _look(path, name)]
-        if left:
-            logger.info("rows are left to the trainer files=%d the_first=%s", len(left), left[0])
+        self._look(paths)
         publish(self._settings.folder, manifest, paths)
         return manifest
+
+    def _look(self, paths: Mapping[str, Path]) -> None:
+        """Say what a first look at the files shows, and refuse rows that cannot be read, unless told to skip them."""
+        left = []
+        bad: list[BadRow] = []
+        for name, path in paths.items():
+            seen = look_at(path, name)
+            bad += seen.bad_rows
+            if seen.rows is None:
+                left.append(name)
+                continue
+            formats = ", ".join(f"{count} of {kind}" for kind, count in seen.formats.items())
+            extent = "" if seen.complete else " (the first part; the trainer reads all)"
+            logger.info("looked at file=%s rows=%d formats=%s%s", name, seen.rows, formats or "none", extent)
+        if left:
+            logger.info("rows are left to the trainer files=%d the_first=%s", len(left), left[0])
+        if self._settings.bad_rows == "skip":
+            for row in bad[:10]:
+                logger.warning("the trainer will skip this row: %s", row)
+        else:
+            refuse_rows(bad)
 
     def _resolve(self, source: Source) -> list[tuple[Source, str]]:
         """What has to be fetched for `source`, each with the URL of its bytes."""
@@ -204,14 +224,3 @@ def _record(file: _Published, name: str) -> DatasetFile:
         fetched_at=datetime.now(UTC).isoformat(timespec="seconds"),
         source=file.source.key,
     )
-
-
-def _look(path: Path, name: str) -> bool:
-    """Say what a first look at a file shows; False where its format is left to the trainer."""
-    seen = look_at(path, name)
-    if seen.rows is None:
-        return False
-    formats = ", ".join(f"{count} of {kind}" for kind, count in seen.formats.items())
-    extent = "" if seen.complete else " (the first part; the trainer reads all)"
-    logger.info("looked at file=%s rows=%d formats=%s%s", name, seen.rows, formats or "none", extent)
-    return True

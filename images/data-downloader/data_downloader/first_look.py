@@ -3,19 +3,18 @@
 Parquet and Arrow need a library of 170 MB; their rows are left to the trainer.
 """
 
-import csv
 import gzip
 import io
-import json
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from tuning.errors import DatasetError
+from tuning.row_files import TEXT_READERS, BadRow, Reader, read_json, read_json_lines
 from tuning.row_format import row_format
 
 logger = logging.getLogger(__name__)
@@ -23,9 +22,6 @@ logger = logging.getLogger(__name__)
 # Parsing costs more than downloading: of a larger file the rest is counted, and the trainer reads every row anyway.
 PARSED_BYTES = 32 << 20
 _BLOCK_BYTES = 1 << 20
-
-_Stream = IO[bytes] | gzip.GzipFile
-_Reader = Callable[[_Stream, str], Iterator[tuple[Any, str]]]
 
 
 @dataclass(frozen=True)
@@ -35,101 +31,57 @@ class FirstLook:
     rows: int | None
     formats: Mapping[str, int]
     complete: bool
+    bad_rows: tuple[BadRow, ...] = ()
+
+
+_LEFT_TO_THE_TRAINER = FirstLook(None, {}, complete=False)
 
 
 def look_at(path: Path, name: str) -> FirstLook:
-    """Count the rows of `path`, whose name will be `name`, and tell their formats.
+    """Count the rows of `path`, whose name will be `name`, tell their formats and which cannot be read.
 
-    Raises DatasetError naming the file and the line of the first row that cannot be read.
+    Raises DatasetError for a file that cannot be read at all.
     """
     plain = name.lower().removesuffix(".gz")
-    reader = next((reader for extension, reader in _READERS.items() if plain.endswith(extension)), None)
+    reader = TEXT_READERS.get(Path(plain).suffix)
     if reader is None:
-        return FirstLook(None, {}, complete=False)
+        return _LEFT_TO_THE_TRAINER
     try:
         with path.open("rb") if plain == name.lower() else gzip.open(path, "rb") as stream:
-            return _count(reader, stream, name)
+            # A GzipFile reads as IO[bytes] does.
+            return _count_document(stream, name) if reader is read_json else _count(reader, stream, name)  # type: ignore[arg-type]
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DatasetError(f"{name} is damaged: {error}", hint="download it again") from error
 
 
-def _count(reader: _Reader, stream: _Stream, name: str) -> FirstLook:
+def _count_document(stream: IO[bytes], name: str) -> FirstLook:
+    """A JSON document is parsed in memory, and so only if it is small."""
+    text = stream.read(PARSED_BYTES + 1)
+    if len(text) > PARSED_BYTES:
+        logger.info("the rows of a large JSON file are left to the trainer file=%s", name)
+        return _LEFT_TO_THE_TRAINER
+    return _count(read_json, io.BytesIO(text), name)
+
+
+def _count(reader: Reader, stream: IO[bytes], name: str) -> FirstLook:
     formats: Counter[str] = Counter()
+    bad: list[BadRow] = []
     rows = 0
-    for row, place in reader(stream, name):
-        if not isinstance(row, Mapping):
-            raise DatasetError(f"{name} {place} is {type(row).__name__}, not an object with named fields")
+    for row in reader(stream, name):
+        if isinstance(row, BadRow):
+            bad.append(row)
+            continue
         rows += 1
-        kind = row_format(row)
-        formats[kind or f"the fields {', '.join(map(str, list(row)[:8]))}"] += 1
-        if rows % 1000 == 0 and reader is _json_lines and stream.tell() > PARSED_BYTES:
-            return FirstLook(rows + _count_lines(stream), dict(formats), complete=False)
-    return FirstLook(rows, dict(formats), complete=True)
+        kind = row_format(row.fields)
+        formats[kind or f"the fields {', '.join(map(str, list(row.fields)[:8]))}"] += 1
+        if rows % 1000 == 0 and reader is read_json_lines and stream.tell() > PARSED_BYTES:
+            return FirstLook(rows + _count_lines(stream), dict(formats), False, tuple(bad))
+    return FirstLook(rows, dict(formats), True, tuple(bad))
 
 
-def _count_lines(stream: _Stream) -> int:
+def _count_lines(stream: IO[bytes]) -> int:
     lines, last = 0, b"\n"
     while block := stream.read(_BLOCK_BYTES):
         lines += block.count(b"\n")
         last = block[-1:]
     return lines + (last != b"\n")
-
-
-def _json_lines(stream: _Stream, name: str) -> Iterator[tuple[Any, str]]:
-    number = 0
-    # readline and not iteration: tell() must know where we are.
-    while line := stream.readline():
-        number += 1
-        if line.strip():
-            yield _parse(line, f"{name} line {number}", first=number == 1), f"line {number}"
-
-
-def _parse(line: bytes, place: str, *, first: bool) -> Any:
-    try:
-        return json.loads(line.decode("utf-8-sig" if first else "utf-8"))
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{place} is not UTF-8: its byte {error.start}", hint="save the file as UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise DatasetError(
-            f"{place} is not JSON: {error.msg} at column {error.colno}", hint="each line must be one JSON object"
-        ) from error
-
-
-def _json(stream: _Stream, name: str) -> Iterator[tuple[Any, str]]:
-    text = stream.read(PARSED_BYTES + 1)
-    if len(text) > PARSED_BYTES:
-        logger.info("the rows of a large JSON file are left to the trainer file=%s", name)
-        return
-    try:
-        content = json.loads(text.decode("utf-8-sig"))
-    except ValueError:
-        # Many datasets named .json hold one object a line.
-        yield from _json_lines(io.BytesIO(text), name)
-        return
-    for number, row in enumerate(content if isinstance(content, list) else [content], 1):
-        yield row, f"item {number}"
-
-
-def _delimited(delimiter: str) -> _Reader:
-    def read(stream: _Stream, name: str) -> Iterator[tuple[Any, str]]:
-        reader = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), delimiter=delimiter, strict=True)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise DatasetError(f"{name} line {reader.line_num} has other fields than the header line")
-                yield row, f"line {reader.line_num}"
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DatasetError(
-                f"{name} line {reader.line_num} is not CSV: {error}", hint="save the file as UTF-8 with a header line"
-            ) from error
-
-    return read
-
-
-_READERS: dict[str, _Reader] = {
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".json": _json,
-    ".csv": _delimited(","),
-    ".tsv": _delimited("\t"),
-}

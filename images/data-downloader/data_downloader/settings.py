@@ -21,6 +21,7 @@ class Settings:
     progress_seconds: float = setting(environment.DOWNLOAD_PROGRESS_SECONDS)
     lock: Path | None = setting(environment.DATA_LOCK)
     tokens: Path | None = setting(environment.DATA_TOKENS_PATH)
+    bad_rows: str = setting(environment.DATA_BAD_ROWS)
     allow_file: bool = setting(environment.DATA_ALLOW_FILE)
     allow_link_local: bool = setting(environment.DATA_ALLOW_LINK_LOCAL)
     docker_config: Path = setting(environment.DOCKER_CONFIG)

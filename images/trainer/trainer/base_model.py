@@ -11,7 +11,9 @@ from tuning.training_config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
-_OURS = {"pretrained_model_name_or_path", "chat_template", "torch_dtype"}
+# What from_pretrained must not get: ours, or what returns something else than a model.
+_OURS = {"pretrained_model_name_or_path", "chat_template", "output_loading_info"}
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # A share below 1 allows for layers that the quantizer leaves alone on purpose (routers, small projections).
 _LEAST_QUANTIZED_SHARE = 0.9
 
@@ -30,6 +32,19 @@ def find_base_model(config: TrainingConfig, weights: str) -> str:
     for needed in ("config.json", "tokenizer_config.json"):
         if not (path / needed).is_file():
             raise InputNotFound(f"there is no base model at {path}: {needed} is missing", hint=_WEIGHTS_HINT)
+    _check_shards(path, config)
+    return name
+
+
+def _check_shards(path: Path, config: TrainingConfig) -> None:
+    if config.model.get("use_safetensors") is False or config.model.get("gguf_file"):
+        return
+    pickled = sorted(file.name for pattern in _PICKLED for file in path.glob(pattern))
+    if pickled and not list(path.glob("*.safetensors")):
+        raise InputNotFound(
+            f"the base model at {path} has no safetensors, only {pickled[0]}, which can run code when it is read",
+            hint="convert it, or set ModelConfig.use_safetensors: false if you trust it",
+        )
     index = path / "model.safetensors.index.json"
     shards = {"model.safetensors"}
     if index.is_file():
@@ -37,26 +52,30 @@ def find_base_model(config: TrainingConfig, weights: str) -> str:
     missing = sorted(shard for shard in shards if not (path / shard).is_file())
     if missing and not (index.is_file() is False and list(path.glob("*.safetensors"))):
         raise InputNotFound(f"there is no base model at {path}: {', '.join(missing)} is missing", hint=_WEIGHTS_HINT)
-    return name
 
 
 _WEIGHTS_HINT = "mount the weights there, or set ModelConfig.pretrained_model_name_or_path to a folder or a hub id"
 
 
-def load_tokenizer(name: str, config: TrainingConfig, default_template: Path) -> Any:
-    """The base model's tokenizer, with the chat template of the configuration, its own, or the default one."""
+def load_tokenizer(name: str, config: TrainingConfig) -> Any:
+    """The base model's tokenizer, with the end and pad tokens of TrainingArguments where they are set.
+
+    Raises InputNotFound or TransientError where it cannot be loaded, ConfigurationError where it has no end token.
+    """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **_hub_options(config))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _not_loaded(name, error) from error
-    template = config.model.get("chat_template")
-    if template:
-        tokenizer.chat_template = _read_template(str(template))
-    elif not tokenizer.chat_template:
-        logger.warning("the base model has no chat template; conversations use the default one (ChatML)")
-        tokenizer.chat_template = default_template.read_text()
+    for key in ("eos_token", "pad_token"):
+        if token := config.arguments.get(key):
+            if token not in tokenizer.get_vocab():
+                raise ConfigurationError(
+                    f"TrainingArguments.{key}: {token!r} is not in the vocabulary of {name}",
+                    hint=f"it has {', '.join(tokenizer.all_special_tokens) or 'no special tokens'}",
+                )
+            setattr(tokenizer, key, token)
     if tokenizer.eos_token_id is None:
         raise ConfigurationError(
             f"the tokenizer of {name} has no end-of-sequence token, so the adapter could never learn to stop",
@@ -68,15 +87,34 @@ def load_tokenizer(name: str, config: TrainingConfig, default_template: Path) ->
     return tokenizer
 
 
-def longest_context(name: str, config: TrainingConfig) -> int:
-    """The most tokens that the base model was made to read; 2048 where its configuration does not say."""
+def empty_model(name: str, config: TrainingConfig) -> Any | None:
+    """The model without weights, in milliseconds; None where its code cannot make one so."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                load_shape(name, config), trust_remote_code=bool(config.model.get("trust_remote_code"))
+            )
+    except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
+        logger.info("the model cannot be looked at before it is loaded reason=%s", error)
+        return None
+
+
+def load_shape(name: str, config: TrainingConfig) -> Any:
+    """The base model's configuration. Raises InputNotFound or TransientError."""
     from transformers import AutoConfig
 
     try:
-        shape = AutoConfig.from_pretrained(name, **_hub_options(config)).get_text_config()
-    except (OSError, ValueError) as error:
+        return AutoConfig.from_pretrained(name, **_hub_options(config))
+    except (OSError, ValueError, KeyError) as error:
         raise _not_loaded(name, error) from error
-    return int(getattr(shape, "max_position_embeddings", None) or 2048)
+
+
+def longest_context(shape: Any) -> int:
+    """The most tokens that a model of this configuration was made to read; 2048 where it does not say."""
+    return int(getattr(shape.get_text_config(), "max_position_embeddings", None) or 2048)
 
 
 def _hub_options(config: TrainingConfig) -> dict[str, Any]:
@@ -96,8 +134,10 @@ def load_base_model(name: str, config: TrainingConfig) -> Any:
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {key: value for key, value in config.model.items() if key not in _OURS}
-    dtype = config.model.get("dtype", config.model.get("torch_dtype"))
-    options["dtype"] = dtype if dtype is not None else "auto"
+    options["dtype"] = str(config.model.get("dtype") or "auto").removeprefix("torch.")
+    # A pickle can run code when it is read.
+    options.setdefault("use_safetensors", True)
+    options["trust_remote_code"] = bool(options.get("trust_remote_code"))
     if not torch.cuda.is_available():
         options["device_map"] = {"": "cpu"} if config.quantized else None
     elif options.get("device_map", "auto") == "auto":
@@ -111,7 +151,7 @@ def load_base_model(name: str, config: TrainingConfig) -> Any:
     except OSError as error:
         raise _not_loaded(name, error) from error
     except (TypeError, ValueError, AttributeError) as error:
-        raise ConfigurationError(f"ModelConfig: {name} cannot be loaded so: {error}") from error
+        raise ConfigurationError(f"ModelConfig: {name} cannot be loaded so: {_first_line(error)}") from error
     except torch.OutOfMemoryError as error:
         raise ResourceExhausted(
             f"the weights of {name} do not fit into the GPU's memory", hint="use method qlora, or a larger GPU"
@@ -125,7 +165,8 @@ def _quantization(section: Mapping[str, Any]) -> Any:
     from transformers import BitsAndBytesConfig
 
     try:
-        return BitsAndBytesConfig(**section)
+        # The library's own default, fp4, is the worse one (Dettmers et al., 2023, table 2).
+        return BitsAndBytesConfig(**{"bnb_4bit_quant_type": "nf4", **section})
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigurationError(f"QuantizationConfig: {error}") from error
 
@@ -160,20 +201,13 @@ def _check_quantized(model: Any, name: str) -> None:
         )
 
 
-def _read_template(value: str) -> str:
-    if any(mark in value for mark in "{}\n"):
-        return value
-    try:
-        return Path(value).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(
-            f"ModelConfig.chat_template: cannot read {value}: {error.strerror}",
-            hint="give a path in the image, or the template itself",
-        ) from error
-
-
 def _not_loaded(name: str, error: Exception) -> Exception:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    text = _first_line(error)
+    if "trust_remote_code" in str(error):
+        return ConfigurationError(
+            f"{name} needs code of its own, which is not run unasked",
+            hint="set ModelConfig.trust_remote_code: true if you trust it",
+        )
     if Path(name).is_dir():
         return InputNotFound(f"the base model at {name} cannot be loaded: {text}", hint=_WEIGHTS_HINT)
     if "connect" in text.lower() or "offline" in text.lower():
@@ -181,3 +215,7 @@ def _not_loaded(name: str, error: Exception) -> Exception:
     return InputNotFound(
         f"the base model {name} is not on the hub: {text}", hint="check the id, and the token for a gated model"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

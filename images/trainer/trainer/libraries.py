@@ -14,3 +14,4 @@ def quiet_libraries() -> None:
     warnings.simplefilter("ignore", FutureWarning)
     # On a CPU without its optional kernels bitsandbytes says so at every import.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)

@@ -7,6 +7,7 @@ import pytest
 from data_downloader import first_look
 from data_downloader.first_look import look_at
 from tuning.errors import DatasetError
+from tuning.row_files import refuse_rows
 
 
 def write(tmp_path: Path, name: str, text: str | bytes) -> Path:
@@ -55,7 +56,7 @@ def test_every_readable_format_is_read(tmp_path: Path, name: str, text: str | by
 )
 def test_the_first_problem_is_named_by_file_and_line(tmp_path: Path, name: str, text: str | bytes, said: str) -> None:
     with pytest.raises(DatasetError, match=said):
-        look(tmp_path, name, text)
+        refuse_rows(look(tmp_path, name, text).bad_rows)
 
 
 def test_of_a_large_file_the_rest_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

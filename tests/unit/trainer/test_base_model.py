@@ -1,16 +1,20 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from trainer.base_model import find_base_model, load_tokenizer
-from trainer.tuning_run import DEFAULT_CHAT_TEMPLATE
+from trainer.base_model import find_base_model, load_shape, load_tokenizer
 from tuning.errors import ConfigurationError, InputNotFound
 from tuning.training_config import TrainingConfig, parse_training_config
 
 
-def config(**model: str) -> TrainingConfig:
+def config(**model: Any) -> TrainingConfig:
     return parse_training_config(json.dumps({"training_config": {"ModelConfig": model}}), source="x")
+
+
+def arguments(**section: Any) -> TrainingConfig:
+    return parse_training_config(json.dumps({"training_config": {"TrainingArguments": section}}), source="x")
 
 
 def test_a_folder_with_a_model_is_found(tiny_model: Path) -> None:
@@ -50,22 +54,42 @@ def test_a_folder_that_is_not_there_is_named() -> None:
         find_base_model(config(), "/no/such")
 
 
-def test_the_chat_template_of_the_configuration_wins(tiny_model: Path, tmp_path: Path) -> None:
-    path = tmp_path / "template.jinja"
-    path.write_text("{{ 'ü' }}", encoding="utf-8")
-    for value in (str(path), "{{ 'ü' }}"):
-        tokenizer = load_tokenizer(str(tiny_model), config(chat_template=value), DEFAULT_CHAT_TEMPLATE)
-        assert tokenizer.chat_template == "{{ 'ü' }}"
-    with pytest.raises(ConfigurationError, match=r"cannot read /no/such\.jinja"):
-        load_tokenizer(str(tiny_model), config(chat_template="/no/such.jinja"), DEFAULT_CHAT_TEMPLATE)
-
-
-def test_a_model_without_a_template_gets_the_default_one_with_a_warning(
-    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_model_that_is_only_pickled_is_refused_unless_allowed(tiny_model: Path, tmp_path: Path) -> None:
     for path in tiny_model.iterdir():
-        if path.name != "chat_template.jinja":
+        if path.suffix != ".safetensors":
             (tmp_path / path.name).symlink_to(path)
-    tokenizer = load_tokenizer(str(tmp_path), config(), DEFAULT_CHAT_TEMPLATE)
-    assert tokenizer.chat_template == DEFAULT_CHAT_TEMPLATE.read_text()
-    assert "no chat template" in caplog.text
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(InputNotFound, match=r"no safetensors, only pytorch_model\.bin"):
+        find_base_model(config(), str(tmp_path))
+    assert find_base_model(config(use_safetensors=False), str(tmp_path)) == str(tmp_path)
+
+
+def test_code_of_a_models_own_is_not_run_unasked(tiny_model: Path, tmp_path: Path) -> None:
+    for path in tiny_model.iterdir():
+        if path.name != "config.json":
+            (tmp_path / path.name).symlink_to(path)
+    ours = json.loads((tiny_model / "config.json").read_text())
+    ours = {**ours, "model_type": "strange", "auto_map": {"AutoConfig": "code.Strange"}}
+    (tmp_path / "config.json").write_text(json.dumps(ours))
+    (tmp_path / "code.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(ConfigurationError, match="needs code of its own") as caught:
+        load_shape(str(tmp_path), config())
+    assert "trust_remote_code" in caught.value.hint
+
+
+def test_the_end_token_can_be_chosen_from_the_vocabulary(tiny_model: Path) -> None:
+    assert load_tokenizer(str(tiny_model), arguments(eos_token="<|user|>")).eos_token == "<|user|>"
+    with pytest.raises(ConfigurationError, match="TrainingArguments.eos_token: '<stop>' is not in the vocabulary"):
+        load_tokenizer(str(tiny_model), arguments(eos_token="<stop>"))
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    for path in tiny_model.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    settings = json.loads((tiny_model / "tokenizer_config.json").read_text())
+    without = {key: value for key, value in settings.items() if key not in ("eos_token", "pad_token")}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(without))
+    with pytest.raises(ConfigurationError, match="no end-of-sequence token"):
+        load_tokenizer(str(tmp_path), config())
+    assert load_tokenizer(str(tmp_path), arguments(eos_token="<|end|>")).pad_token == "<|end|>"

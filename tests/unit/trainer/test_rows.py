@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from trainer.rows import find_files, read_rows
+from tuning import row_files
 from tuning.errors import DatasetError, InputNotFound
+from tuning.row_files import BadRow, Row, refuse_rows
 
 GOOD = b'{"text": "a row"}\n'
 
@@ -18,7 +20,9 @@ def write(folder: Path, name: str, text: str | bytes) -> Path:
 
 
 def rows(path: Path) -> list[tuple[dict[str, Any], str]]:
-    return [(dict(row.fields), row.place) for row in read_rows(path)]
+    found = list(read_rows(path, path.name))
+    refuse_rows([row for row in found if isinstance(row, BadRow)])
+    return [(dict(row.fields), str(row.place)) for row in found if isinstance(row, Row)]
 
 
 def test_every_dataset_file_is_found_in_order_and_hidden_ones_are_not(tmp_path: Path) -> None:
@@ -32,8 +36,79 @@ def test_a_dataset_path_chooses_a_folder_or_a_file(tmp_path: Path) -> None:
     write(tmp_path, "b/two.jsonl", "{}")
     assert [path.name for path in find_files(tmp_path, "a")] == ["one.jsonl"]
     assert [path.name for path in find_files(tmp_path, "/b/two.jsonl")] == ["two.jsonl"]
+    assert [path.name for path in find_files(tmp_path, f"{tmp_path}/b")] == ["two.jsonl"]
+    assert [path.name for path in find_files(tmp_path, "*/t*.jsonl")] == ["two.jsonl"]
     with pytest.raises(InputNotFound, match="does not exist"):
         find_files(tmp_path, "c")
+
+
+def test_an_extension_chooses_a_format(tmp_path: Path) -> None:
+    write(tmp_path, "a.jsonl", "{}")
+    write(tmp_path, "b.csv.gz", "")
+    assert [path.name for path in find_files(tmp_path, extension="csv")] == ["b.csv.gz"]
+    assert [path.name for path in find_files(tmp_path, extension=".jsonl")] == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["narrow.md", "package.json.md", "x.pkl", "x.pt"])
+def test_a_name_that_only_holds_an_extension_is_no_dataset(tmp_path: Path, name: str) -> None:
+    write(tmp_path, name, GOOD)
+    with pytest.raises(InputNotFound, match="has no dataset file"):
+        find_files(tmp_path)
+
+
+def test_a_long_extension_is_told_by_its_end(tmp_path: Path) -> None:
+    assert rows(write(tmp_path, "train.parquet.jsonl", GOOD)) == [({"text": "a row"}, "train.parquet.jsonl line 1")]
+
+
+def test_text_is_read_line_by_line(tmp_path: Path) -> None:
+    assert rows(write(tmp_path, "x.txt", "\ufeffone\r\n\n two \n")) == [
+        ({"text": "one"}, "x.txt line 1"),
+        ({"text": " two "}, "x.txt line 3"),
+    ]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_arrow_is_read_as_file_and_as_stream(tmp_path: Path, streamed: bool) -> None:
+    import pyarrow as pa
+
+    table = pa.table({"text": ["a", "b"]})
+    writer = pa.ipc.new_stream if streamed else pa.ipc.new_file
+    with writer(str(tmp_path / "x.arrow"), table.schema) as sink:
+        sink.write_table(table)
+    assert rows(tmp_path / "x.arrow")[1] == ({"text": "b"}, "x.arrow row 2")
+    with pytest.raises(DatasetError, match="is not Arrow"):
+        rows(write(tmp_path, "y.arrow", "<html>"))
+
+
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_files, "LONGEST_ROW_BYTES", 1 << 20)
+    with pytest.raises(DatasetError, match=r"x.jsonl line 1 is longer than 1 MiB"):
+        rows(write(tmp_path, "x.jsonl", '{"text": "' + "x" * (2 << 20)))
+
+
+def test_a_field_that_stands_twice_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"x.jsonl line 1 has the field 'text' twice"):
+        rows(write(tmp_path, "x.jsonl", '{"text": "a", "text": "b"}'))
+    with pytest.raises(DatasetError, match=r"x.csv line 1: a column's name stands twice"):
+        rows(write(tmp_path, "x.csv", "text,text\n1,2\n"))
+
+
+def test_bad_rows_do_not_hide_the_good_ones_behind_them(tmp_path: Path) -> None:
+    body = b'{"text": "a"}\n{oops\n[1]\n{"text": "\xff"}\n{"text": "b"}\n'
+    found = list(read_rows(write(tmp_path, "x.jsonl", body), "x.jsonl"))
+    assert [row.place.where for row in found if isinstance(row, Row)] == ["line 1", "line 5"]
+    csv = b'text,n\na,1\n\xff,2\n"x"y,3\nb,4,5\nc,6\n'
+    found = list(read_rows(write(tmp_path, "x.csv", csv), "x.csv"))
+    assert [row.fields["text"] for row in found if isinstance(row, Row)] == ["a", "c"]
+    assert len([row for row in found if isinstance(row, BadRow)]) == 3
+
+
+def test_the_first_ten_bad_rows_are_listed(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"12 rows cannot be learnt from: .*line 10 is .*; and 2 more") as caught:
+        rows(write(tmp_path, "x.jsonl", "[]\n" * 12))
+    assert "line 11" not in caught.value.message
 
 
 def test_an_empty_data_folder_is_named(tmp_path: Path) -> None:
