@@ -6,6 +6,7 @@ The sentence goes to the log and, as one JSON object of at most 4,096 bytes, to 
 
 import json
 import logging
+import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,6 +63,11 @@ def run(main: Callable[[Mapping[str, str]], Mapping[str, Any] | None], environ: 
     if result is not None:
         _write_termination_message(environ, {"exitCode": EXIT_DELIVERED, **result})
     return EXIT_DELIVERED
+
+
+def end_now(error: TuningError, environ: Mapping[str, str]) -> NoReturn:
+    """End the process with `error` from any of its threads, where the main one cannot: it logs, tells, and is gone."""
+    os._exit(_end(error, environ))
 
 
 _BUG_HINT = "this is a bug: please report it with the traceback in the log"

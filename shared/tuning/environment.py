@@ -72,6 +72,19 @@ def _count(value: str) -> int:
     return count
 
 
+def _whole(value: str) -> int:
+    if not value.isascii() or not value.isdigit():
+        raise ValueError("must be a whole number of at least 0")
+    return int(value)
+
+
+def _port(value: str) -> int:
+    port = _whole(value)
+    if port > 65535:
+        raise ValueError("must be a port of at most 65535")
+    return port
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
         lowered = value.strip().lower()
@@ -168,6 +181,32 @@ RESULTS_PATH = Variable(
     _path,
     "the folder of the adapter and the outcome; trainer: unset, it is TrainingArguments.output_dir",
 )
+
+TUNING_OOM_RETRY = Variable(
+    "TUNING_OOM_RETRY",
+    _flag,
+    "true: out of memory in a step, go on with half the samples at a time, twice as often, then with checkpointing",
+    True,
+)
+CHECKPOINT_SECONDS = Variable(
+    "CHECKPOINT_SECONDS",
+    _seconds,
+    "how often a checkpoint is saved; unset: only as TrainingArguments say, and when the pod is stopped",
+)
+STEP_TIMEOUT_SECONDS = Variable(
+    "STEP_TIMEOUT_SECONDS", _seconds, "how long a step may take before the run is ended as hung", 3600.0
+)
+PROGRESS_SECONDS = Variable("PROGRESS_SECONDS", _seconds, "how long the log may say nothing while steps pass", 60.0)
+METRICS_PORT = Variable(
+    "METRICS_PORT", _port, "where /metrics (Prometheus) and /healthz are served while training; 0: nowhere", 5000
+)
+TUNING_PROCESSES = Variable(
+    "TUNING_PROCESSES", _whole, "processes on this node, one for each GPU; 0: as many as it has GPUs", 0
+)
+TUNING_NODES = Variable("TUNING_NODES", _count, "nodes that tune together (an Indexed Job's completions)", 1)
+JOB_COMPLETION_INDEX = Variable("JOB_COMPLETION_INDEX", _whole, "which of the nodes this is, from 0", 0)
+MASTER_ADDR = Variable("MASTER_ADDR", _text, "the host name of node 0, where the nodes meet", "")
+MASTER_PORT = Variable("MASTER_PORT", _port, "the port on node 0 where the nodes meet", 29500)
 
 OUTPUT_IMAGE = Variable(
     "OUTPUT_IMAGE",

@@ -132,7 +132,7 @@ def test_an_image_imports_only_what_its_lock_installs(root: Path, image: str) ->
     module = image.replace("-", "_")
     needed = (imported(root, f"images/{image}/{module}") | imported(root, "shared/tuning")) - {module, "tuning"}
     needed -= stdlib_of_a_later_python
-    assert {distributions.get(name, name) for name in needed} <= locked
+    assert {distributions.get(name, name.replace("_", "-")) for name in needed} <= locked
 
 
 def test_the_accepted_keys_are_those_of_the_pinned_libraries(root: Path) -> None:

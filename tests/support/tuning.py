@@ -9,6 +9,7 @@ import yaml
 
 from trainer.settings import Settings
 from trainer.tuning_run import tune
+from tuning.errors import TuningError
 from tuning.outcome import Completed, read_outcome
 
 CHATS = [
@@ -26,12 +27,19 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     return path
 
 
+def fail(error: TuningError) -> None:
+    """What the watchdog does in a test."""
+    raise AssertionError(error)
+
+
 def tune_here(
     folder: Path,
     model: Path | str,
     rows: Iterable[Mapping[str, Any]] | None = CHATS,
     *,
     base_model_name: str = "org/tiny",
+    oom_retry: bool = True,
+    checkpoint_seconds: float | None = None,
     **sections: Mapping[str, Any],
 ) -> Completed:
     """Tune with the ConfigMap's `sections` and return the announced outcome; the adapter is in `folder`/results.
@@ -52,8 +60,18 @@ def tune_here(
         method="",
         results_path=results,
         run_id="",
+        oom_retry=oom_retry,
+        checkpoint_seconds=checkpoint_seconds,
+        step_timeout_seconds=600,
+        progress_seconds=60,
+        metrics_port=0,
+        processes=1,
+        nodes=1,
+        node=0,
+        master_address="",
+        master_port=29500,
     )
-    tune(settings, results)
+    tune(settings, results, fail)
     outcome = read_outcome(results)
     assert isinstance(outcome, Completed)
     return outcome

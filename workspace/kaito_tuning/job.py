@@ -28,6 +28,8 @@ BACKOFF_LIMIT = 3
 
 DATA_VOLUME = "data-volume"
 RESULTS_VOLUME = "results-volume"
+# On a volume that outlives the pod at most so much work is lost.
+CHECKPOINT_SECONDS = "900"
 CONFIG_VOLUME = "config-volume"
 DOCKER_CONFIG_VOLUME = "docker-config"
 SHARED_MEMORY_VOLUME = "dshm"
@@ -246,6 +248,8 @@ def _trainer(workspace: Workspace, results: Path, images: Images) -> Manifest:
             (environment.BASE_MODEL_NAME, preset.hub_id),
             (environment.TUNING_METHOD, workspace.method),
             (environment.RESULTS_PATH, str(results)),
+            # What lies in the pod's own volume dies with it.
+            *([(environment.CHECKPOINT_SECONDS, CHECKPOINT_SECONDS)] if workspace.tuning.output.volume_source else []),
         ],
         mounts=[
             (CONFIG_VOLUME, volumes.TRAINING_CONFIG.parent, True),

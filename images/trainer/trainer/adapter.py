@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,22 @@ _DRAFT = ".adapter.draft"
 
 
 def save_adapter(
-    model: Any, results: Path, base_model_name: str, revision: str | None, tokenizer: Any | None
+    model: Any,
+    results: Path,
+    base_model_name: str,
+    revision: str | None,
+    tokenizer: Any | None,
+    state: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Save the adapter of the PEFT `model` into `results` and return the names of its files.
 
     `base_model_name` is what a server will look for; the folder the base model was loaded from means nothing there.
-    `tokenizer` is saved too, where it is given because it differs from the base model's.
+    `tokenizer` is saved too, where it is given because it differs from the base model's; `state` are the weights where
+    they are spread over processes.
     """
     draft = results / _DRAFT
     shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(str(draft), safe_serialization=True)
+    model.save_pretrained(str(draft), safe_serialization=True, state_dict=state)
     config = json.loads((draft / CONFIG).read_text())
     # Set here and not before saving: peft would look the name up on the hub.
     config["base_model_name_or_path"] = base_model_name

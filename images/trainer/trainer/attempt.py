@@ -1,14 +1,16 @@
 """One attempt at tuning as others see it: the lease while it lives, the outcome when it ends."""
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 
+from trainer.processes import announce_cause, use_gpu
 from trainer.settings import Settings
-from tuning.entrypoint import Stopped
+from tuning.entrypoint import Stopped, end_now
 from tuning.errors import EXIT_BUG, ResourceExhausted, TuningError
 from tuning.lease import take_lease
 from tuning.outcome import Failed, announce, forget_outcome
@@ -47,8 +49,7 @@ def attempt(results: Path, run_id: str) -> Iterator[None]:
     try:
         yield
     except TuningError as error:
-        cause = type(error).__name__
-        _announce(results, Failed(run_id, error.exit_code, cause, redact(error.message), redact(error.hint)))
+        _announce(results, _failure(run_id, error))
         raise
     except Stopped as stop:
         _announce(results, Failed(run_id, stop.exit_code, "Stopped", str(stop), "the pod was evicted or deleted"))
@@ -59,6 +60,42 @@ def attempt(results: Path, run_id: str) -> Iterator[None]:
         raise
     finally:
         lease.release()
+
+
+def end_attempt(results: Path, run_id: str, environ: Mapping[str, str], error: TuningError) -> None:
+    """End the process at once, from any of its threads, announcing `error`: the main thread hangs."""
+    _announce(results, _failure(run_id, error))
+    end_now(error, environ)
+
+
+@contextmanager
+def rank_of_attempt(results: Path, rank: int, local_rank: int) -> Iterator[Callable[[TuningError], None]]:
+    """One of several processes of an attempt: its cause goes to the one that launched it, which speaks for all.
+
+    Gives what ends the process at once with a cause.
+    """
+    if rank > 0:
+        # What all ranks say, one says.
+        logging.getLogger().setLevel(logging.ERROR)
+    use_gpu(local_rank)
+
+    def end(error: TuningError) -> None:
+        announce_cause(results, rank, error)
+        os._exit(error.exit_code)
+
+    try:
+        yield end
+    except TuningError as error:
+        announce_cause(results, rank, error)
+        raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        logger.exception("bug in rank %d: %s: %s", rank, type(error).__name__, error)
+        announce_cause(results, rank, TuningError(redact(f"{type(error).__name__}: {error}"), hint="see the log"))
+        raise SystemExit(EXIT_BUG) from None
+
+
+def _failure(run_id: str, error: TuningError) -> Failed:
+    return Failed(run_id, error.exit_code, type(error).__name__, redact(error.message), redact(error.hint))
 
 
 def _announce(results: Path, failed: Failed) -> None:

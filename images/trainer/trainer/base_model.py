@@ -124,8 +124,8 @@ def _hub_options(config: TrainingConfig) -> dict[str, Any]:
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token", "trust_remote_code")
 
 
-def load_base_model(name: str, config: TrainingConfig) -> Any:
-    """Load the weights as ModelConfig and QuantizationConfig say.
+def load_base_model(name: str, config: TrainingConfig, defaults: Mapping[str, Any]) -> Any:
+    """Load the weights as ModelConfig and QuantizationConfig say, over `defaults`.
 
     Raises InputNotFound, TransientError or ResourceExhausted where they cannot be loaded, and ConfigurationError where
     quantization was asked for and did not happen.
@@ -133,7 +133,8 @@ def load_base_model(name: str, config: TrainingConfig) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    options: dict[str, Any] = {key: value for key, value in config.model.items() if key not in _OURS}
+    options: dict[str, Any] = {**defaults, **config.model}
+    options = {key: value for key, value in options.items() if key not in _OURS}
     options["dtype"] = str(config.model.get("dtype") or "auto").removeprefix("torch.")
     # A pickle can run code when it is read.
     options.setdefault("use_safetensors", True)
