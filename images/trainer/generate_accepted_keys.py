@@ -53,8 +53,11 @@ OURS: dict[str, dict[str, dict[str, Any]]] = {
     },
     # LoRA+ (Hayou et al., 2024): B learns so many times faster than A.
     "LoraConfig": {"loraplus_lr_ratio": {"kinds": ["float", "null"]}},
-    # Its annotation says str only, its documentation also true.
-    "TrainingArguments": {"resume_from_checkpoint": {"kinds": ["bool", "null", "str"]}},
+    # Their annotations say str only, their documentation also true.
+    "TrainingArguments": {
+        "fsdp": {"kinds": ["bool", "null", "str"]},
+        "resume_from_checkpoint": {"kinds": ["bool", "null", "str"]},
+    },
     "DatasetConfig": {
         "context_column": _TEXT,
         "dataset_extension": _TEXT,

@@ -245,7 +245,7 @@ def test_without_a_word_about_evaluation_each_epoch_and_the_end_are_evaluated(tm
 
 def test_wrong_data_never_costs_a_model_load(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """q18"""
-    monkeypatch.setattr("trainer.tuning_run.load_base_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("trainer.tuning_run.load_base_model", lambda *_, **__: pytest.fail("the model was loaded"))
     with pytest.raises(DatasetError):
         tune_here(tmp_path, tiny_model, [{"strange": 1}])
     with pytest.raises(DatasetError):

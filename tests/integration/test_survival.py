@@ -169,7 +169,7 @@ def test_out_of_memory_for_good_is_told_with_the_step(
 def test_what_would_not_fit_is_refused_before_the_weights_are_loaded(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.tuning_run.load_base_model", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("trainer.tuning_run.load_base_model", lambda *_, **__: pytest.fail("the model was loaded"))
     monkeypatch.setattr("trainer.choices._free_memory", lambda: 10_000_000)
     with pytest.raises(ResourceExhausted, match=r"would not fit into memory: \d+ bytes .* 10000000 bytes") as caught:
         tune_here(tmp_path, tiny_model)
@@ -323,6 +323,34 @@ def test_two_processes_learn_what_one_does_and_one_of_them_writes(tmp_path: Path
     outcome = read_outcome(both / "results")
     assert isinstance(outcome, Completed)
     assert outcome.steps == 8
+
+
+@pytest.mark.timeout(300)
+def test_two_nodes_meet_as_the_indexed_job_tells_them(tmp_path: Path, tiny_model: Path) -> None:
+    nodes, port = [], str(_free_port())
+    for number in range(2):
+        node = folder(tmp_path, f"node-{number}")
+        variables = {
+            **write_run(node, max_steps=2),
+            "MODEL_WEIGHTS_PATH": str(tiny_model),
+            "TUNING_PROCESSES": "1",
+            "TUNING_NODES": "2",
+            "JOB_COMPLETION_INDEX": str(number),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        nodes.append(subprocess.Popen(command("trainer"), env=environment(node, variables), stderr=subprocess.PIPE))
+    for process in nodes:
+        _, log = process.communicate(timeout=200)
+        assert process.returncode == 0, log
+    assert isinstance(read_outcome(tmp_path / "node-0" / "results"), Completed)
+    assert not (tmp_path / "node-1" / "results" / "adapter_model.safetensors").exists()
+
+
+def test_nodes_that_are_not_told_where_to_meet_are_refused(tmp_path: Path, tiny_model: Path) -> None:
+    variables = write_run(tmp_path)
+    done = run_app("trainer", tmp_path, **variables, MODEL_WEIGHTS_PATH=str(tiny_model), TUNING_NODES="2")
+    assert (done.exit_code, done.message["message"]) == (78, "TUNING_NODES is 2 and MASTER_ADDR is not set")
 
 
 @pytest.mark.timeout(300)

@@ -124,8 +124,10 @@ def _hub_options(config: TrainingConfig) -> dict[str, Any]:
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token", "trust_remote_code")
 
 
-def load_base_model(name: str, config: TrainingConfig, defaults: Mapping[str, Any]) -> Any:
+def load_base_model(name: str, config: TrainingConfig, defaults: Mapping[str, Any], *, spread: bool = False) -> Any:
     """Load the weights as ModelConfig and QuantizationConfig say, over `defaults`.
+
+    With `spread` they will be spread over all GPUs, and none gets the whole of them.
 
     Raises InputNotFound, TransientError or ResourceExhausted where they cannot be loaded, and ConfigurationError where
     quantization was asked for and did not happen.
@@ -141,11 +143,13 @@ def load_base_model(name: str, config: TrainingConfig, defaults: Mapping[str, An
     options["trust_remote_code"] = bool(options.get("trust_remote_code"))
     if not torch.cuda.is_available():
         options["device_map"] = {"": "cpu"} if config.quantized else None
+    elif spread:
+        options["device_map"] = None
     elif options.get("device_map", "auto") == "auto":
         # One process drives one GPU; `auto` would spread the model over all of them and run them one after another.
         options["device_map"] = {"": torch.cuda.current_device()}
     if config.quantized:
-        options["quantization_config"] = _quantization(config.quantization)
+        options["quantization_config"] = _quantization(config.quantization, spread=spread)
         _let_falcon_be_quantized()
     try:
         model = AutoModelForCausalLM.from_pretrained(name, **options)
@@ -162,12 +166,16 @@ def load_base_model(name: str, config: TrainingConfig, defaults: Mapping[str, An
     return model
 
 
-def _quantization(section: Mapping[str, Any]) -> Any:
+def _quantization(section: Mapping[str, Any], *, spread: bool) -> Any:
     from transformers import BitsAndBytesConfig
 
     try:
         # The library's own default, fp4, is the worse one (Dettmers et al., 2023, table 2).
-        return BitsAndBytesConfig(**{"bnb_4bit_quant_type": "nf4", **section})
+        defaults = {"bnb_4bit_quant_type": "nf4"}
+        if spread:
+            # FSDP cuts weights of one type only, that of the layers that are not quantized.
+            defaults["bnb_4bit_quant_storage"] = str(section.get("bnb_4bit_compute_dtype") or "bfloat16")
+        return BitsAndBytesConfig(**{**defaults, **section})
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigurationError(f"QuantizationConfig: {error}") from error
 

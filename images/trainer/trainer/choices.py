@@ -85,6 +85,8 @@ def choose(config: TrainingConfig, hardware: Hardware, model: Model | None, leng
         "activation_checkpointing": False,
         "per_device_train_batch_size": DEFAULT_BATCH,
         "use_cpu": not hardware.cuda,
+        # Every adapter weight has a gradient in every step.
+        "ddp_find_unused_parameters": False,
         "bf16": hardware.bf16 and not section.get("fp16"),
         "tf32": True if hardware.bf16 else None,
         # The router of a mixture of experts is frozen, so its balance is not ours to change.
@@ -164,9 +166,13 @@ def _plan_memory(config: TrainingConfig, hardware: Hardware, model: Model, setti
 
 # Fully sharded: weights, gradients and optimizer over all GPUs, gathered layer by layer.
 _FSDP: dict[str, Any] = {
-    "fsdp": "full_shard",
-    "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "cpu_ram_efficient_loading": True},
-    "activation_checkpointing": True,
+    "fsdp": True,
+    "fsdp_config": {
+        "version": 2,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "cpu_ram_efficient_loading": True,
+        "activation_checkpointing": True,
+    },
 }
 
 

@@ -2,14 +2,15 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trainer.dataset import FileReport
+from trainer.encoding import encode_all
 from trainer.samples import Conversation, Sample
-from trainer.tokens import NOT_LEARNT, Encoded, Learnt, RefusedSample, encode, end_tokens
+from trainer.tokens import NOT_LEARNT, Encoded, Learnt, end_tokens
 from tuning.errors import DatasetError
 from tuning.files import write_json
 from tuning.row_files import BadRow, refuse_rows
@@ -52,20 +53,17 @@ class Labels:
     refused: list[BadRow] = field(default_factory=list)
     longest: int = 0
 
-    def encode(self, samples: Iterable[Sample]) -> list[Encoded]:
+    def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
         """Encode `samples`, cut to `max_length`; those in which the cut leaves nothing to learn are dropped.
 
         Raises DatasetError where the chat template refuses samples and they are not to be skipped, or nothing is left.
         """
         kept = []
         before = len(self.refused)
-        for sample in samples:
-            try:
-                encoded = encode(sample, self.tokenizer, self.learnt)
-            except RefusedSample as error:
-                self.refused.append(error.row)
-                continue
-            if (fitting := self._fit(encoded)) is not None:
+        for encoded in encode_all(samples, self.tokenizer, self.learnt):
+            if isinstance(encoded, BadRow):
+                self.refused.append(encoded)
+            elif (fitting := self._fit(encoded)) is not None:
                 kept.append(fitting)
         if not self.skip_bad_rows:
             refuse_rows(self.refused)

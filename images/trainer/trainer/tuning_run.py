@@ -39,7 +39,8 @@ def tune(
     """
     start = time.monotonic()
     prepared = prepare(settings, results, processes, first=rank == 0)
-    model = load_base_model(prepared.source, prepared.config, prepared.model_options)
+    spread = bool(prepared.recipe.arguments.fsdp)
+    model = load_base_model(prepared.source, prepared.config, prepared.model_options, spread=spread)
     logger.info("loaded base_model=%s seconds=%.1f", prepared.source, time.monotonic() - start)
     with ThreadPoolExecutor(1) as worker:
         # Reading every byte of the weights takes as long as loading them, and needs no GPU.

@@ -3,9 +3,11 @@ from typing import Any
 
 import pytest
 
+from trainer import encoding
 from trainer.dataset import FileReport
 from trainer.labels import Labels
 from trainer.samples import Conversation, Instruction, PlainText, Sample
+from trainer.tokens import Learnt
 from tuning.errors import DatasetError
 from tuning.row_files import Place
 
@@ -104,3 +106,19 @@ def test_samples_that_the_template_refuses_are_listed_or_skipped(
     assert "skipped a row: b.jsonl line 1" in caplog.text
     with pytest.raises(DatasetError, match="every row was skipped; the first: b.jsonl line 1"):
         Labels(tokenizer, 100, skip_bad_rows=True).encode([longer])
+
+
+def test_many_samples_are_encoded_by_several_processes_in_their_order(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples: list[Sample] = [PlainText(f"text {number}", Place("a.jsonl", f"line {number}")) for number in range(60)]
+    samples[7] = Conversation(({"role": "nobody", "content": "x"}, *CHAT.messages), Place("a.jsonl", "line 7"))
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'nobody' %}{{ raise_exception('who?') }}{% endif %}"
+        "{{ m['content'] }}<|end|>{% endfor %}"
+    )
+    alone = list(encoding.encode_all(samples, tokenizer, Learnt()))
+    monkeypatch.setattr(encoding, "_WORTH_PROCESSES", 10)
+    monkeypatch.setattr(encoding, "_CHUNK", 9)
+    assert list(encoding.encode_all(samples, tokenizer, Learnt())) == alone
+    assert str(alone[7]).startswith("a.jsonl line 7 is refused by the chat template")
