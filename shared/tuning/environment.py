@@ -72,6 +72,10 @@ def _count(value: str) -> int:
     return count
 
 
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(value.replace(",", " ").split())
+
+
 def _whole(value: str) -> int:
     if not value.isascii() or not value.isdigit():
         raise ValueError("must be a whole number of at least 0")
@@ -210,9 +214,27 @@ MASTER_PORT = Variable("MASTER_PORT", _port, "the port on node 0 where the nodes
 
 OUTPUT_IMAGE = Variable(
     "OUTPUT_IMAGE",
-    _non_empty,
+    _text,
     "where the adapter image goes: registry/repository:tag, or oci:DIRECTORY:TAG for an OCI layout",
-    required=True,
+    "",
+)
+OUTPUT_IMAGES: Variable[tuple[str, ...]] = Variable(
+    "OUTPUT_IMAGES", _words, "more places for the same image, separated by spaces, commas or new lines", ()
+)
+BASE_IMAGE = Variable(
+    "BASE_IMAGE",
+    _text,
+    "what the image stands on; unset: a small layer with sh, mkdir and cp; scratch: nothing; or an image to copy",
+    "",
+)
+LAYER_COMPRESSION = Variable(
+    "LAYER_COMPRESSION",
+    _one_of("none", "gzip", "zstd"),
+    "how the adapter's layer is stored; weights hardly shrink, so none is the fastest on all but slow lines",
+    "none",
+)
+PUSH_REFERRERS = Variable(
+    "PUSH_REFERRERS", _flag, "true: metrics, label report and provenance are attached to the pushed image", True
 )
 DOCKER_CONFIG = Variable(
     "DOCKER_CONFIG", _path, "the folder with the registry credentials (config.json)", volumes.DOCKER_CONFIG

@@ -76,7 +76,8 @@ def test_a_dockerfile_runs_its_own_app_as_nobody(root: Path) -> None:
         module = image.replace("-", "_")
         assert f'ENTRYPOINT ["python", "-m", "{module}"]' in text
         assert "USER 65532:65532" in text
-        copied = re.findall(r"^COPY (?!--from=build)(?:--from=\w+ )?(\S+)", text, re.MULTILINE)
+        final = text[text.rindex("\nFROM ") :]
+        copied = re.findall(r"^COPY (?!--from=(?:build|base-layer) )(?:--from=\w+ )?(\S+)", final, re.MULTILINE)
         assert set(copied) <= {"tuning", "chat_templates", module}
         assert copied[-1] == module, "code last"
 

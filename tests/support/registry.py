@@ -30,6 +30,8 @@ class FakeRegistry:
     requests: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
     readers: set[str] = field(default_factory=set)
+    sessions: dict[str, bytes] = field(default_factory=dict)
+    lists_referrers: bool = False
 
     def __enter__(self) -> "FakeRegistry":
         registry = self
@@ -78,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.answer(404)
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _handle  # noqa: N815 - the names that http.server looks for
+    do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _handle  # noqa: N815 - the names that http.server looks for
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -127,11 +129,24 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(200, json.dumps({"token": token}).encode())
 
     def _blobs(self, repository: str, rest: str) -> None:
+        session = rest.removeprefix("uploads/").partition("?")[0]
         if self.command == "POST":
-            self.answer(202, Location=f"/v2/{repository}/blobs/uploads/{uuid.uuid4().hex}?_state=x")
+            session = uuid.uuid4().hex
+            self.state.sessions[session] = b""
+            self.answer(202, Location=f"/v2/{repository}/blobs/uploads/{session}?_state=x")
         elif self.command == "DELETE":
             self.answer(204)
+        elif self.command == "PATCH":
+            first = int(self.headers["Content-Range"].partition("-")[0])
+            if first != len(self.state.sessions[session]):
+                self.answer(416)
+                return
+            self.state.sessions[session] += self._body
+            self.answer(202, Range=f"0-{max(len(self.state.sessions[session]) - 1, 0)}", Location=self.path)
+        elif self.command == "GET" and session in self.state.sessions:
+            self.answer(204, Range=f"0-{max(len(self.state.sessions[session]) - 1, 0)}")
         elif self.command == "PUT":
+            self._body = self.state.sessions.pop(session, b"") + self._body
             digest = parse_qs(urlsplit(self.path).query)["digest"][0]
             if digest != "sha256:" + hashlib.sha256(self._body).hexdigest():
                 self.error(400, "DIGEST_INVALID", "provided digest did not match uploaded content")
@@ -155,7 +170,9 @@ class _Handler(BaseHTTPRequestHandler):
             digest = "sha256:" + hashlib.sha256(self._body).hexdigest()
             for key in (name, digest):
                 self.state.manifests[key] = (self.headers["Content-Type"], self._body)
-            self.answer(201, Docker_Content_Digest=digest)
+            subject = content.get("subject", {}).get("digest")
+            extra = {"OCI_Subject": subject} if subject and self.state.lists_referrers else {}
+            self.answer(201, Docker_Content_Digest=digest, **extra)
         elif name in self.state.manifests:
             media_type, body = self.state.manifests[name]
             self.answer(200, body, Content_Type=media_type)

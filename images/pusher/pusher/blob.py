@@ -9,12 +9,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Blob:
-    """`digest` is `sha256:<hex>` of the `size_bytes` bytes that every call of `blocks` yields."""
+    """`digest` is `sha256:<hex>` of the `size_bytes` bytes that every call of `blocks` yields.
+
+    A layer also has a `diff_id`, the digest of its content uncompressed (image-spec, config.md).
+    """
 
     media_type: str
     digest: str
     size_bytes: int
     blocks: Callable[[], Iterator[bytes]]
+    diff_id: str = ""
+    # The image it is copied from, whose registry may give it without sending it.
+    origin: str = ""
 
     def descriptor(self, **extra: Any) -> dict[str, Any]:
         """The blob as a content descriptor (image-spec, descriptor.md)."""

@@ -1,20 +1,28 @@
-"""The pusher's sentence: await the outcome, verify the adapter, compose the image, store it."""
+"""The pusher's sentence: await the outcome, verify the adapter, compose the image, store it wherever it goes."""
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from pusher.base import find_bases
+from pusher.base_image import layers_of
 from pusher.blob import Blob
+from pusher.compression import compress
 from pusher.credentials import read_credentials
-from pusher.image import Image, compose_image
+from pusher.image import PLATFORMS, Image, compose_image
 from pusher.layer import adapter_layer
 from pusher.layout import LayoutStore
-from pusher.registry import RegistryStore
+from pusher.referrers import Referrer, referrers_of
+from pusher.registry import BlobsGone, RegistryStore
 from pusher.settings import Settings
 from tuning.destination import LayoutDestination, parse_destination
-from tuning.errors import ConfigurationError, InputNotFound, TrainingFailed, TransientError
+from tuning.errors import ConfigurationError, InputNotFound, TrainingFailed, TransientError, TuningError
+from tuning.files import write_json
+from tuning.image_reference import parse_image_reference
 from tuning.outcome import Completed, Died, Failed, await_outcome, verify_files
+
+RECEIPT = "push_receipt.json"
 
 logger = logging.getLogger(__name__)
 
@@ -34,40 +42,64 @@ class Store(Protocol):
     def tag(self, manifest: Blob) -> None:
         """Store the manifest or index and let the tag mean it; what it names is there."""
 
+    def attach(self, image: Blob, referrer: Referrer) -> None:
+        """Store what is said about `image`, and list it there."""
+
 
 def check_destination(settings: Settings) -> Mapping[str, Any]:
-    """Prove that the destination accepts a push; raise its cause where not."""
+    """Prove that every destination accepts a push; raise the causes where not."""
+    stores = _open_stores(settings)
     if settings.preflight == "skip":
-        logger.warning("the destination is not tested: PUSH_PREFLIGHT=skip destination=%s", settings.output_image)
+        logger.warning("nothing is tested: PUSH_PREFLIGHT=skip destinations=%s", ", ".join(stores))
         return {"message": "preflight skipped"}
-    _open_store(settings).check()
-    logger.info("the destination accepts a push destination=%s", settings.output_image)
-    return {"message": f"{settings.output_image} accepts a push"}
+    _each(stores, lambda store, _: store.check())
+    accepted = ", ".join(stores)
+    logger.info("a push is accepted destinations=%s", accepted)
+    return {"message": f"{accepted} accepts a push"}
 
 
 def deliver_adapter(settings: Settings) -> Mapping[str, Any]:
-    """Wait for the trainer to end, and deliver its adapter; raise TrainingFailed where there is none."""
-    store = _open_store(settings)
+    """Wait for the trainer to end, and deliver its adapter; raise TrainingFailed where there is none.
+
+    With several destinations each is tried; where some fail the error tells which, and the receipt which not.
+    """
+    stores = _open_stores(settings)
     if not settings.results.is_dir():
         raise InputNotFound(f"the results folder {settings.results} does not exist", hint="mount the trainer's volume")
-    _check_early(store, settings)
+    _check_early(stores, settings)
     logger.info("waiting for the trainer results=%s", settings.results)
     completed = _await_adapter(settings)
     verify_files(settings.results, completed)
-    start = time.monotonic()
-    image = compose_image(
-        [adapter_layer(settings.results, [file.name for file in completed.files])], _annotations(settings, completed)
-    )
-    _store(store, image)
-    seconds = time.monotonic() - start
-    delivered = f"{settings.output_image}@{image.index.digest}"
-    logger.info("delivered image=%s bytes=%d seconds=%.1f", delivered, image.size_bytes, seconds)
-    return {"message": f"delivered {delivered}", "image": delivered, "sizeBytes": image.size_bytes}
+    data = compress(adapter_layer(settings.results, [file.name for file in completed.files]), settings.compression)
+    bases = find_bases(settings.base_image, PLATFORMS, lambda name, platforms: _pull_base(name, platforms, settings))
+    image = compose_image(data, _annotations(settings, completed), bases)
+    delivered: list[dict[str, Any]] = []
+
+    def deliver(store: Store, destination: str) -> None:
+        start = time.monotonic()
+        _store(store, image)
+        seconds = round(time.monotonic() - start, 1)
+        name = f"{destination}@{image.index.digest}"
+        if settings.referrers:
+            _attach(store, image, name, settings)
+        logger.info("delivered image=%s bytes=%d seconds=%.1f", name, image.size_bytes, seconds)
+        delivered.append({"image": name, "sizeBytes": image.size_bytes, "seconds": seconds})
+        _write_receipt(settings, delivered)
+
+    _each(stores, deliver)
+    names = ", ".join(entry["image"] for entry in delivered)
+    return {"message": f"delivered {names}", **delivered[0], **({"images": delivered} if len(delivered) > 1 else {})}
 
 
-def _open_store(settings: Settings) -> Store:
+def _open_stores(settings: Settings) -> dict[str, Store]:
+    if not settings.destinations:
+        raise ConfigurationError("environment: OUTPUT_IMAGE is not set", hint="say where the adapter image goes")
+    return {destination: _open_store(destination, settings) for destination in settings.destinations}
+
+
+def _open_store(name: str, settings: Settings) -> Store:
     try:
-        destination = parse_destination(settings.output_image)
+        destination = parse_destination(name)
     except ValueError as error:
         raise ConfigurationError(f"OUTPUT_IMAGE: {error}") from error
     if isinstance(destination, LayoutDestination):
@@ -80,14 +112,53 @@ def _open_store(settings: Settings) -> Store:
     )
 
 
-def _check_early(store: Store, settings: Settings) -> None:
+def _pull_base(name: str, platforms: Sequence[str], settings: Settings) -> Mapping[str, tuple[Blob, ...]]:
+    try:
+        reference = parse_image_reference(name)
+    except ValueError as error:
+        raise ConfigurationError(f"BASE_IMAGE: {error}") from error
+    store = RegistryStore(
+        reference,
+        read_credentials(settings.docker_config, reference.registry, reference.repository),
+        secret_file=str(settings.docker_config / "config.json"),
+        deadline_seconds=settings.deadline_seconds,
+        actions="pull",
+    )
+    wanted = reference.digest or reference.tag
+    return layers_of(str(reference), wanted, platforms, store.fetch_manifest, store.fetch_blob)
+
+
+def _each(stores: Mapping[str, Store], action: Callable[[Store, str], None]) -> None:
+    """Do `action` with each store. Where it fails for some, raise the first cause with all of their sentences."""
+    failures: dict[str, TuningError] = {}
+    for destination, store in stores.items():
+        try:
+            action(store, destination)
+        except TuningError as error:
+            failures[destination] = error
+            if len(stores) > 1:
+                logger.warning("failed destination=%s reason=%s", destination, error)
+    if not failures:
+        return
+    first = next(iter(failures.values()))
+    if len(stores) == 1:
+        raise first
+    done = [destination for destination in stores if destination not in failures]
+    sentences = "; ".join(f"{destination}: {error.message}" for destination, error in failures.items())
+    raise type(first)(
+        f"{len(failures)} of {len(stores)} destinations failed: {sentences} (done: {', '.join(done) or 'none'})",
+        hint=first.hint,
+    )
+
+
+def _check_early(stores: Mapping[str, Store], settings: Settings) -> None:
     """Refuse a destination before the wait and not after it, where no preflight ran, as in a pod that is not ours."""
     if settings.preflight == "skip":
         return
     try:
-        store.check()
+        _each(stores, lambda store, _: store.check())
     except TransientError as error:
-        logger.warning("the destination is not reachable yet, the push will try again: %s", error)
+        logger.warning("a destination is not reachable yet, the push will try again: %s", error)
 
 
 def _await_adapter(settings: Settings) -> Completed:
@@ -114,11 +185,36 @@ def _await_adapter(settings: Settings) -> Completed:
 
 def _store(store: Store, image: Image) -> None:
     # Upwards: no manifest ever names something that is not there, and the tag moves last.
-    for blob in image.blobs:
-        store.put_blob(blob)
-    for manifest in image.manifests:
-        store.put_manifest(manifest)
-    store.tag(image.index)
+    for attempt in ("first", "second"):
+        for blob in image.blobs:
+            store.put_blob(blob)
+        try:
+            for manifest in image.manifests:
+                store.put_manifest(manifest)
+            store.tag(image.index)
+            return
+        except BlobsGone as error:
+            # A registry may collect blobs that no manifest names yet.
+            if attempt == "second":
+                raise TransientError(str(error), hint="see the registry's garbage collection") from error
+            logger.warning("%s; sending the blobs again", error)
+
+
+def _attach(store: Store, image: Image, name: str, settings: Settings) -> None:
+    """Attach what is said about the image. The adapter has arrived: nothing here fails its delivery."""
+    try:
+        for referrer in referrers_of(image.index, name, settings.results):
+            store.attach(image.index, referrer)
+    except TuningError as error:
+        logger.warning("not all referrers were attached image=%s reason=%s", name, error)
+
+
+def _write_receipt(settings: Settings, delivered: Sequence[Mapping[str, Any]]) -> None:
+    try:
+        write_json(settings.results / RECEIPT, {"delivered": list(delivered)})
+    except OSError as error:
+        # The results may be mounted for reading only.
+        logger.warning("receipt not written results=%s reason=%s", settings.results, error.strerror)
 
 
 def _annotations(settings: Settings, completed: Completed) -> dict[str, str]:

@@ -31,36 +31,42 @@ class Image:
         return sum(blob.size_bytes for blob in self.blobs)
 
 
-def compose_image(layers: Sequence[Blob], annotations: Mapping[str, str]) -> Image:
-    """An image of `layers` (uncompressed tar, lowest first) for every platform, over the same layers."""
-    configs = [
-        json_blob(
+def compose_image(
+    data: Blob, annotations: Mapping[str, str], bases: Mapping[str, Sequence[Blob]] | None = None
+) -> Image:
+    """An image of the layer `data` for every platform of `bases`, upon its base layers (lowest first); else for all."""
+    configs, manifests = [], []
+    layers: dict[str, Blob] = {}
+    stacks = {platform: (*base, data) for platform, base in (bases or dict.fromkeys(PLATFORMS, ())).items()}
+    for platform, stack in stacks.items():
+        layers |= {layer.digest: layer for layer in stack}
+        config = json_blob(
             CONFIG_TYPE,
             {
                 "created": _CREATED,
                 "os": "linux",
-                "architecture": architecture,
-                "config": {"Labels": dict(annotations)},
-                # Of an uncompressed layer the digest is the diff_id.
-                "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
-                "history": [{"created": _CREATED, "created_by": "kaito-tuning pusher"} for _ in layers],
+                "architecture": platform,
+                "config": {
+                    "Labels": dict(annotations),
+                    **({"Env": ["PATH=/bin"], "Cmd": ["sh"]} if len(stack) > 1 else {}),
+                },
+                "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in stack]},
+                "history": [{"created": _CREATED, "created_by": "kaito-tuning pusher"} for _ in stack],
             },
         )
-        for architecture in PLATFORMS
-    ]
-    manifests = [
-        json_blob(
-            MANIFEST_TYPE,
-            {
-                "schemaVersion": 2,
-                "mediaType": MANIFEST_TYPE,
-                "config": config.descriptor(),
-                "layers": [layer.descriptor() for layer in layers],
-                "annotations": dict(annotations),
-            },
+        configs.append(config)
+        manifests.append(
+            json_blob(
+                MANIFEST_TYPE,
+                {
+                    "schemaVersion": 2,
+                    "mediaType": MANIFEST_TYPE,
+                    "config": config.descriptor(),
+                    "layers": [layer.descriptor() for layer in stack],
+                    "annotations": dict(annotations),
+                },
+            )
         )
-        for config in configs
-    ]
     index = json_blob(
         INDEX_TYPE,
         {
@@ -68,9 +74,9 @@ def compose_image(layers: Sequence[Blob], annotations: Mapping[str, str]) -> Ima
             "mediaType": INDEX_TYPE,
             "manifests": [
                 manifest.descriptor(platform={"os": "linux", "architecture": architecture})
-                for manifest, architecture in zip(manifests, PLATFORMS, strict=True)
+                for manifest, architecture in zip(manifests, stacks, strict=True)
             ],
             "annotations": dict(annotations),
         },
     )
-    return Image((*layers, *configs), tuple(manifests), index)
+    return Image((*layers.values(), *configs), tuple(manifests), index)

@@ -36,7 +36,8 @@ def adapter_layer(results: Path, names: Sequence[str]) -> Blob:
     for block in _blocks(entries):
         digest.update(block)
         size += len(block)
-    return Blob(MEDIA_TYPE, f"sha256:{digest.hexdigest()}", size, lambda: _blocks(entries))
+    identity = f"sha256:{digest.hexdigest()}"
+    return Blob(MEDIA_TYPE, identity, size, lambda: _blocks(entries), diff_id=identity)
 
 
 def _blocks(entries: Sequence[Entry]) -> Iterator[bytes]:

@@ -5,9 +5,11 @@ Source: opencontainers/image-spec v1.1, image-layout.md.
 
 import json
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from pusher.blob import Blob
+from pusher.referrers import Referrer
 from tuning.destination import LayoutDestination
 from tuning.errors import ResourceExhausted
 from tuning.files import whole_file, write_json
@@ -55,13 +57,24 @@ class LayoutStore:
     def tag(self, manifest: Blob) -> None:
         """Store `manifest` and let the destination's tag mean it. Other tags of the layout stay."""
         self.put_blob(manifest)
+        self._list(
+            manifest.descriptor(annotations={_REFERENCE_NAME: self._tag}),
+            lambda entry: entry.get("annotations", {}).get(_REFERENCE_NAME) == self._tag,
+        )
+
+    def attach(self, image: Blob, referrer: Referrer) -> None:
+        """Store `referrer` and list it beside the image, which it names as its subject."""
+        for blob in (*referrer.blobs, referrer.manifest):
+            self.put_blob(blob)
+        entry = referrer.descriptor()
+        self._list(entry, lambda other: other["digest"] == entry["digest"])
+
+    def _list(self, entry: dict[str, Any], replaces: Callable[[dict[str, Any]], bool]) -> None:
+        """Put `entry` into the layout's index, in the place of those that it replaces."""
         path = self._folder / "index.json"
         index: dict[str, Any] = {"schemaVersion": 2, "manifests": []}
         if path.is_file():
             index = json.loads(path.read_bytes())
-        others = [
-            entry for entry in index["manifests"] if entry.get("annotations", {}).get(_REFERENCE_NAME) != self._tag
-        ]
-        entry = manifest.descriptor(annotations={_REFERENCE_NAME: self._tag})
+        others = [other for other in index["manifests"] if not replaces(other)]
         write_json(self._folder / "oci-layout", {"imageLayoutVersion": "1.0.0"})
         write_json(path, {**index, "manifests": [*others, entry]})

@@ -15,24 +15,43 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 
-from pusher.blob import Blob
+from pusher.base_image import ACCEPTED
+from pusher.blob import Blob, json_blob
+from pusher.chunked import upload_in_chunks
+from pusher.image import INDEX_TYPE
+from pusher.referrers import Referrer
 from tuning.docker_config import Credentials
 from tuning.errors import AccessDenied, ConfigurationError, InputNotFound, ResourceExhausted, TransientError
-from tuning.image_reference import DOCKER_HUB, ImageReference
+from tuning.image_reference import DOCKER_HUB, ImageReference, parse_image_reference
 from tuning.redaction import redact
 from tuning.retry import retry, retry_after_seconds
 
 _TIMEOUT_SECONDS = (15.0, 300.0)
+_BLOCK_BYTES = 1 << 20
 _CHALLENGE_FIELD = re.compile(r'(\w+)="([^"]*)"')
 
 logger = logging.getLogger(__name__)
+
+
+class BlobsGone(Exception):
+    """The registry no longer has blobs that a manifest names."""
+
+
+class _TooLarge(ResourceExhausted):
+    """The registry, or a proxy before it, takes no body of this size."""
 
 
 class RegistryStore:
     """One repository of a registry, and the tag to set in it."""
 
     def __init__(
-        self, reference: ImageReference, credentials: Credentials, *, secret_file: str, deadline_seconds: float
+        self,
+        reference: ImageReference,
+        credentials: Credentials,
+        *,
+        secret_file: str,
+        deadline_seconds: float,
+        actions: str = "pull,push",
     ) -> None:
         self._reference = reference
         self._credentials = credentials
@@ -42,6 +61,9 @@ class RegistryStore:
         # Without this a netrc entry replaces the Authorization header we set.
         self._session.auth = _keep_headers
         self._authorization = ""
+        self._in_chunks = False
+        # Both at once: a token for pull alone would be refused by the first upload.
+        self._scopes = [f"repository:{reference.repository}:{actions}"]
         host = "registry-1.docker.io" if reference.registry == DOCKER_HUB else reference.registry
         scheme = "http" if _is_loopback(host) else "https"
         self._base = f"{scheme}://{host}/v2/{reference.repository}/"
@@ -73,17 +95,86 @@ class RegistryStore:
                 hint="check the registry's storage",
             )
 
-    def _put_manifest(self, manifest: Blob, name: str) -> None:
+    def attach(self, image: Blob, referrer: Referrer) -> None:
+        """Store `referrer`; where the registry does not list referrers itself, in the index that stands for the list.
+
+        Source: distribution-spec v1.1, "Pushing Manifests with Subject" and its referrers tag schema.
+        """
+        for blob in referrer.blobs:
+            self.put_blob(blob)
+        answer = self._put_manifest(referrer.manifest, referrer.manifest.digest)
+        if "OCI-Subject" in answer.headers:
+            return
+        name = image.digest.replace(":", "-")
+        url = urljoin(self._base, f"manifests/{name}")
+        found = self._retrying(lambda: self._request("GET", url, accept=(200, 404), headers={"Accept": INDEX_TYPE}))
+        listed = found.json()["manifests"] if found.status_code == 200 else []
+        entry = referrer.descriptor()
+        if entry["digest"] not in {other["digest"] for other in listed}:
+            content = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [*listed, entry]}
+            self._put_manifest(json_blob(INDEX_TYPE, content), name)
+
+    def _put_manifest(self, manifest: Blob, name: str) -> requests.Response:
         url = urljoin(self._base, f"manifests/{name}")
         headers = {"Content-Type": manifest.media_type}
-        self._retrying(lambda: self._request("PUT", url, accept=(201,), headers=headers, data=manifest.content()))
+        response: requests.Response = self._retrying(
+            lambda: self._request("PUT", url, accept=(201,), headers=headers, data=manifest.content())
+        )
+        return response
 
     def _upload(self, blob: Blob) -> None:
         url = urljoin(self._base, f"blobs/{blob.digest}")
         if self._request("HEAD", url, accept=(200, 404)).status_code == 200:
             logger.info("blob is already there digest=%s bytes=%d", blob.digest, blob.size_bytes)
             return
+        if blob.origin and self._mount(blob):
+            return
         start = time.monotonic()
+        if self._in_chunks:
+            self._send_in_chunks(blob)
+        else:
+            try:
+                self._send_at_once(blob)
+            except _TooLarge as error:
+                logger.warning("%s; sending it in pieces", error)
+                self._in_chunks = True
+                self._send_in_chunks(blob)
+        logger.info(
+            "blob pushed digest=%s bytes=%d seconds=%.1f", blob.digest, blob.size_bytes, time.monotonic() - start
+        )
+
+    def fetch_manifest(self, name: str) -> bytes:
+        """The manifest or index `name` (a tag or a digest) of the repository."""
+        url = urljoin(self._base, f"manifests/{name}")
+        headers = {"Accept": ", ".join(ACCEPTED)}
+        response: requests.Response = self._retrying(lambda: self._request("GET", url, accept=(200,), headers=headers))
+        return response.content
+
+    def fetch_blob(self, digest: str) -> Iterator[bytes]:
+        """The blob `digest` of the repository, in blocks."""
+        url = urljoin(self._base, f"blobs/{digest}")
+        response: requests.Response = self._retrying(lambda: self._request("GET", url, accept=(200,), stream=True))
+        with response, self._as_causes():
+            yield from response.iter_content(_BLOCK_BYTES)
+
+    def _mount(self, blob: Blob) -> bool:
+        """Ask the registry to take `blob` from another of its repositories; False where it must be sent."""
+        origin = parse_image_reference(blob.origin)
+        if origin.registry != self._reference.registry:
+            return False
+        scope = f"repository:{origin.repository}:pull"
+        if scope not in self._scopes:
+            self._scopes.append(scope)
+            self._authorization = ""
+        url = urljoin(self._base, "blobs/uploads/") + f"?mount={blob.digest}&from={origin.repository}"
+        response = self._request("POST", url, accept=(201, 202))
+        if response.status_code == 201:
+            logger.info("blob mounted digest=%s from=%s", blob.digest, origin.repository)
+            return True
+        self._request("DELETE", urljoin(response.url, response.headers["Location"]), accept=(200, 202, 204, 404, 405))
+        return False
+
+    def _send_at_once(self, blob: Blob) -> None:
         location = self._start_upload()
         separator = "&" if urlsplit(location).query else "?"
         self._request(
@@ -93,9 +184,12 @@ class RegistryStore:
             headers={"Content-Type": "application/octet-stream"},
             data=_Body(blob),
         )
-        logger.info(
-            "blob pushed digest=%s bytes=%d seconds=%.1f", blob.digest, blob.size_bytes, time.monotonic() - start
-        )
+
+    def _send_in_chunks(self, blob: Blob) -> None:
+        response = self._request("POST", urljoin(self._base, "blobs/uploads/"), accept=(202,))
+        minimum = response.headers.get("OCI-Chunk-Min-Length", "")
+        location = urljoin(response.url, response.headers["Location"])
+        upload_in_chunks(blob, location, int(minimum) if minimum.isdigit() else 0, self._request)
 
     def _start_upload(self) -> str:
         response = self._request("POST", urljoin(self._base, "blobs/uploads/"), accept=(202,))
@@ -112,21 +206,24 @@ class RegistryStore:
         accept: tuple[int, ...],
         headers: Mapping[str, str] | None = None,
         data: Any = None,
+        stream: bool = False,
     ) -> requests.Response:
-        response = self._send(verb, url, headers, data)
+        response = self._send(verb, url, headers, data, stream=stream)
         if response.status_code == 401 and self._log_in(response):
-            response = self._send(verb, url, headers, data)
+            response = self._send(verb, url, headers, data, stream=stream)
         if response.status_code not in accept:
             raise self._cause(verb, response)
         return response
 
-    def _send(self, verb: str, url: str, headers: Mapping[str, str] | None, data: Any) -> requests.Response:
+    def _send(
+        self, verb: str, url: str, headers: Mapping[str, str] | None, data: Any, *, stream: bool
+    ) -> requests.Response:
         headers = dict(headers or {})
         # A storage host that an upload is redirected to must not see the registry's credentials.
         if self._authorization and urlsplit(url).netloc == urlsplit(self._base).netloc:
             headers["Authorization"] = self._authorization
         with self._as_causes():
-            return self._session.request(verb, url, headers=headers, data=data, timeout=_TIMEOUT_SECONDS)
+            return self._session.request(verb, url, headers=headers, data=data, timeout=_TIMEOUT_SECONDS, stream=stream)
 
     def _log_in(self, response: requests.Response) -> bool:
         """Answer the challenge of a 401. False where nothing new can be offered."""
@@ -146,9 +243,7 @@ class RegistryStore:
         realm = challenge.get("realm", "")
         if urlsplit(realm).scheme not in {"http", "https"}:
             raise AccessDenied(f"{self._reference.registry} asks for a token without saying where to get it")
-        # Both at once: a token for pull alone would be refused by the first upload.
-        scope = f"repository:{self._reference.repository}:pull,push"
-        query = {"service": challenge.get("service", ""), "scope": scope}
+        query = {"service": challenge.get("service", ""), "scope": " ".join(self._scopes)}
         with self._as_causes():
             if self._credentials.identity_token:
                 form = {**query, "grant_type": "refresh_token", "client_id": "kaito-tuning"}
@@ -180,13 +275,15 @@ class RegistryStore:
                 hint="see the registry's log",
                 retry_after_seconds=retry_after_seconds(response.headers),
             )
+        if status in {400, 404} and "BLOB_UNKNOWN" in response.text and verb == "PUT":
+            return BlobsGone(sentence)
         if status == 404:
             # An upload session that is gone is started anew; a repository that is not there stays away.
             if "BLOB_UPLOAD" in response.text:
                 return TransientError(sentence)
             return InputNotFound(sentence, hint="create the repository (project) in the registry first")
         if status == 413:
-            return ResourceExhausted(sentence, hint="raise the body limit of the proxy before the registry")
+            return _TooLarge(sentence, hint="raise the body limit of the proxy before the registry")
         return ConfigurationError(sentence, hint="check the output image's name")
 
     @contextmanager

@@ -12,6 +12,10 @@ class Settings:
     """See the variables' meanings in `tuning.environment`, or `pusher --help`."""
 
     output_image: str = setting(environment.OUTPUT_IMAGE)
+    output_images: tuple[str, ...] = setting(environment.OUTPUT_IMAGES)
+    base_image: str = setting(environment.BASE_IMAGE)
+    compression: str = setting(environment.LAYER_COMPRESSION)
+    referrers: bool = setting(environment.PUSH_REFERRERS)
     results_path: Path | None = setting(environment.RESULTS_PATH)
     docker_config: Path = setting(environment.DOCKER_CONFIG)
     run_id: str = setting(environment.TUNING_RUN_ID)
@@ -25,3 +29,8 @@ class Settings:
     def results(self) -> Path:
         """The folder of the adapter and the outcome."""
         return self.results_path or volumes.RESULTS
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """Every place the image goes to, each once."""
+        return tuple(dict.fromkeys(image for image in (self.output_image, *self.output_images) if image))

@@ -1,3 +1,5 @@
+import gzip
+import hashlib
 import json
 import os
 import socket
@@ -6,6 +8,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from backports import zstd
 from tests.support.registry import FakeRegistry
 
 from pusher.delivery import check_destination, deliver_adapter
@@ -149,7 +152,7 @@ def test_a_fault_that_passes_is_survived(registry: FakeRegistry, results: Path, 
 
 @pytest.mark.parametrize(
     ("status", "cause"),
-    [(403, AccessDenied), (404, InputNotFound), (413, ResourceExhausted), (400, ConfigurationError)],
+    [(403, AccessDenied), (404, InputNotFound), (400, ConfigurationError)],
 )
 def test_what_will_not_pass_ends_at_once(
     registry: FakeRegistry, results: Path, status: int, cause: type[Exception]
@@ -158,6 +161,189 @@ def test_what_will_not_pass_ends_at_once(
     with pytest.raises(cause):
         deliver_adapter(settings(results, f"{registry.host}/a/b:v1"))
     assert "v1" not in registry.manifests
+
+
+def _refuse_bodies(largest: int) -> Callable[[BaseHTTPRequestHandler], bool]:
+    """A proxy that lets no larger body through."""
+
+    def fault(handler: BaseHTTPRequestHandler) -> bool:
+        if int(handler.headers.get("Content-Length", 0)) <= largest:
+            return False
+        handler.answer(413)  # type: ignore[attr-defined]
+        return True
+
+    return fault
+
+
+def test_a_body_that_is_too_large_is_sent_in_pieces(
+    registry: FakeRegistry, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pusher.chunked.CHUNK_BYTES", 50_000)
+    registry.auth, registry.fault = "none", _refuse_bodies(100_000)
+    deliver_adapter(settings(results, f"{registry.host}/a/b:v1"))
+    assert "v1" in registry.manifests
+    assert len([request for request in registry.requests if request.startswith("PATCH")]) >= 4
+    registry.manifests.clear()
+    registry.blobs.clear()
+    registry.fault = _refuse_bodies(10_000)
+    with pytest.raises(ResourceExhausted, match="413"):
+        deliver_adapter(settings(results, f"{registry.host}/a/b:v1"))
+
+
+def test_a_piece_that_is_lost_is_gone_on_with_at_the_registrys_offset(
+    registry: FakeRegistry, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pusher.chunked.CHUNK_BYTES", 50_000)
+    pieces = []
+
+    def fault(handler: BaseHTTPRequestHandler) -> bool:
+        if _refuse_bodies(100_000)(handler):
+            return True
+        if handler.command == "PATCH":
+            pieces.append(handler.headers["Content-Range"])
+            if len(pieces) == 2:
+                handler.answer(503)  # type: ignore[attr-defined]
+                return True
+        return False
+
+    registry.auth, registry.fault = "none", fault
+    deliver_adapter(settings(results, f"{registry.host}/a/b:v1"))
+    assert "v1" in registry.manifests
+    assert pieces[:3] == ["0-49999", "50000-99999", "50000-99999"]
+
+
+def test_blobs_that_the_registry_collected_are_sent_again(registry: FakeRegistry, results: Path) -> None:
+    collected = []
+
+    def fault(handler: BaseHTTPRequestHandler) -> bool:
+        if handler.command == "PUT" and "/manifests/" in handler.path and not collected:
+            collected.append(handler.path)
+            registry.blobs.clear()
+        return False
+
+    registry.auth, registry.fault = "none", fault
+    deliver_adapter(settings(results, f"{registry.host}/a/b:v1"))
+    assert "v1" in registry.manifests
+
+
+def test_every_destination_gets_the_image_and_the_receipt_says_so(registry: FakeRegistry, results: Path) -> None:
+    registry.auth = "none"
+    places = [f"{registry.host}/a/b:v1", f"{registry.host}/c/d:v2", f"oci:{results}/layout:v3"]
+    said = deliver_adapter(settings(results, places[0], OUTPUT_IMAGES=",".join(places[1:])))
+    digest = said["image"].partition("@")[2]
+    assert [entry["image"] for entry in said["images"]] == [f"{place}@{digest}" for place in places]
+    receipt = json.loads((results / "push_receipt.json").read_text())
+    assert [entry["image"] for entry in receipt["delivered"]] == [f"{place}@{digest}" for place in places]
+    assert {"v1", "v2"} <= registry.manifests.keys()
+
+
+def test_where_some_destinations_fail_the_error_says_which(registry: FakeRegistry, results: Path) -> None:
+    registry.auth = "none"
+    registry.fault = lambda handler: "/c/d/" in handler.path and not handler.answer(403)  # type: ignore[attr-defined]
+    other = f"{registry.host}/c/d:v2"
+    with pytest.raises(AccessDenied, match=rf"1 of 2 destinations failed: {other}: .*403.* \(done: .*/a/b:v1\)"):
+        deliver_adapter(settings(results, f"{registry.host}/a/b:v1", OUTPUT_IMAGES=other, PUSH_PREFLIGHT="skip"))
+    assert len(json.loads((results / "push_receipt.json").read_text())["delivered"]) == 1
+    with pytest.raises(AccessDenied, match="1 of 2 destinations"):
+        check_destination(settings(results, f"{registry.host}/a/b:v1", OUTPUT_IMAGES=other))
+
+
+def test_no_destination_at_all_is_refused(results: Path) -> None:
+    with pytest.raises(ConfigurationError, match="OUTPUT_IMAGE is not set"):
+        check_destination(settings(results, ""))
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_what_is_said_about_an_image_is_attached_to_it(registry: FakeRegistry, results: Path, lists: bool) -> None:
+    registry.auth, registry.lists_referrers = "none", lists
+    (results / "training_metrics.jsonl").write_text('{"step": 1}\n')
+    (results / "label_report.json").write_text("{}")
+    origin = {
+        "base_model": {"name": "org/model", "digest": "sha256:b"},
+        "dataset": {"files": [{"name": "x.jsonl", "url": "https://h/x", "sha256": "d"}]},
+    }
+    (results / "provenance.json").write_text(json.dumps(origin))
+    image = f"{registry.host}/a/b:v1"
+    said = deliver_adapter(settings(results, image))
+    again = deliver_adapter(settings(results, image))
+    digest = said["image"].rpartition("@")[2]
+    assert said["image"] == again["image"]
+    artifacts = [json.loads(body) for _, body in registry.manifests.values() if b'"subject"' in body]
+    assert {artifact["subject"]["digest"] for artifact in artifacts} == {digest}
+    assert {artifact["artifactType"] for artifact in artifacts} == {
+        "application/vnd.kaito-tuning.metrics.v1+jsonl",
+        "application/vnd.kaito-tuning.labels.v1+json",
+        "application/vnd.in-toto+json",
+    }
+    statement = next(
+        json.loads(registry.blobs[artifact["layers"][0]["digest"]])
+        for artifact in artifacts
+        if artifact["artifactType"] == "application/vnd.in-toto+json"
+    )
+    assert statement["subject"][0]["digest"]["sha256"] == digest.removeprefix("sha256:")
+    inputs = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    assert [entry["digest"] for entry in inputs] == [{"sha256": "b"}, {"sha256": "d"}]
+    tag = digest.replace(":", "-")
+    assert (tag in registry.manifests) is not lists
+    if not lists:
+        assert len(json.loads(registry.manifests[tag][1])["manifests"]) == 3
+
+
+def test_referrers_can_be_left_out_and_never_fail_a_delivery(registry: FakeRegistry, results: Path) -> None:
+    (results / "label_report.json").write_text("{}")
+    registry.auth = "none"
+    deliver_adapter(settings(results, f"{registry.host}/a/b:v1", PUSH_REFERRERS="false"))
+    assert not any(b'"subject"' in body for _, body in registry.manifests.values())
+    registry.fault = lambda handler: (
+        handler.command == "PUT" and b'"artifactType"' in getattr(handler, "_body", b"") and not handler.answer(400)  # type: ignore[attr-defined]
+    )
+    assert deliver_adapter(settings(results, f"{registry.host}/a/b:v2"))["image"]
+    assert "v2" in registry.manifests
+
+
+@pytest.mark.parametrize("method", ["gzip", "zstd"])
+def test_a_compressed_layer_unpacks_to_the_plain_one(registry: FakeRegistry, results: Path, method: str) -> None:
+    registry.auth = "none"
+    said = deliver_adapter(settings(results, f"{registry.host}/a/b:v1", LAYER_COMPRESSION=method))
+    again = deliver_adapter(settings(results, f"{registry.host}/a/b:v1", LAYER_COMPRESSION=method))
+    assert said["image"] == again["image"], "the same adapter gives the same digest"
+    index = json.loads(registry.manifests["v1"][1])
+    manifest = json.loads(registry.manifests[index["manifests"][0]["digest"]][1])
+    config = json.loads(registry.blobs[manifest["config"]["digest"]])
+    [layer] = manifest["layers"]
+    assert layer["mediaType"].endswith(f"+{method}")
+    packed = registry.blobs[layer["digest"]]
+    plain = gzip.decompress(packed) if method == "gzip" else zstd.decompress(packed)
+    assert config["rootfs"]["diff_ids"] == ["sha256:" + hashlib.sha256(plain).hexdigest()]
+
+
+def test_the_base_layer_is_below_the_adapter_where_it_is_at_hand(
+    registry: FakeRegistry,
+    results: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry.auth = "none"
+    caplog.set_level("INFO")
+    deliver_adapter(settings(results, f"{registry.host}/a/b:bare"))
+    assert "no base layer is at hand" in caplog.text
+    for architecture in ("amd64", "arm64"):
+        (tmp_path / f"base-{architecture}.tar").write_bytes(architecture.encode() * 512)
+    monkeypatch.setattr("pusher.base.bundled_base.__defaults__", (tmp_path,))
+    deliver_adapter(settings(results, f"{registry.host}/a/b:v1"))
+    deliver_adapter(settings(results, f"{registry.host}/a/b:scratch", BASE_IMAGE="scratch"))
+
+    def stacks(tag: str) -> list[list[str]]:
+        index = json.loads(registry.manifests[tag][1])
+        manifests = [json.loads(registry.manifests[entry["digest"]][1]) for entry in index["manifests"]]
+        return [[layer["digest"] for layer in manifest["layers"]] for manifest in manifests]
+
+    amd64, arm64 = stacks("v1")
+    assert len(amd64) == len(arm64) == 2
+    assert amd64[0] != arm64[0], "each architecture has its own base"
+    assert amd64[1] == arm64[1], "and both the same adapter"
+    assert stacks("scratch") == stacks("bare") == [[amd64[1]], [amd64[1]]]
 
 
 def test_a_registry_that_cannot_be_reached_is_transient(results: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_file_above_8_gib_gets_a_header_that_tar_reads(tmp_path: Path) -> None
 
 
 def image(results: Path) -> Image:
-    return compose_image([adapter_layer(results, NAMES)], {"sh.kaito.model.name": "phi-3"})
+    return compose_image(adapter_layer(results, NAMES), {"sh.kaito.model.name": "phi-3"})
 
 
 def test_every_platform_has_a_real_config_over_the_same_layer(results: Path) -> None:
