@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.push [--mib 1024] [--rounds 2] [--output FILE]
 
 Needs Debian's docker-registry and skopeo. Weights (normal numbers in bf16) go to a registry on the loopback address;
-each round pushes others. The original's steps are re-created: cp, tar, sha256sum, gzip -9, then a push of what came out.
+each round pushes others. The original's steps are re-created: cp, tar, sha256sum, gzip -9, a push of what came out.
 skopeo gets an OCI layout, and its time includes making it, as a pusher would have to.
 """
 
