@@ -60,18 +60,34 @@ def test_a_preempted_run_saves_a_checkpoint_and_the_next_one_goes_on_from_it(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, unbroken: dict[int, float]
 ) -> None:
     interrupt_after(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    # As in the default ConfigMap: it asks for no checkpoints of its own.
+    steps = {**STEPS, "save_strategy": "no"}
     with pytest.raises(TransientError, match="preempted"):
-        tune_here(tmp_path, tiny_model, TrainingArguments=STEPS)
+        tune_here(tmp_path, tiny_model, TrainingArguments=steps)
     [checkpoint] = (tmp_path / "results").glob("checkpoint-*")
     assert (checkpoint / "complete.json").is_file()
     assert max(losses(tmp_path)) < 8
-    done = tune_here(tmp_path, tiny_model, TrainingArguments=STEPS)
+    done = tune_here(tmp_path, tiny_model, TrainingArguments=steps)
     assert done.steps == 8
     assert losses(tmp_path) == pytest.approx(unbroken, rel=1e-6)
     assert done.metrics["train_loss"] == pytest.approx(sum(unbroken.values()) / 8, rel=1e-4)
     assert list((tmp_path / "results").glob("checkpoint-*")) == [], "a run that is over leaves none"
     ours, whole = (load_file(path / "results" / "adapter_model.safetensors") for path in (tmp_path, tmp_path / "whole"))
     assert all((ours[name] == whole[name]).all() for name in whole)
+
+
+def test_of_a_step_that_was_done_twice_the_later_figures_count(tmp_path: Path) -> None:
+    from trainer.records import read_records
+
+    lines = [{"step": 1, "loss": 9.0}, {"step": 2, "loss": 8.0}, {"step": 1, "loss": 7.0}, {"step": 2, "loss": 6.0}]
+    lines += [{"step": 2, "eval_loss": 5.0}, {"step": 2, "train_loss": 4.0}]
+    (tmp_path / "training_metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_records(tmp_path) == [
+        {"step": 1, "loss": 7.0},
+        {"step": 2, "loss": 6.0},
+        {"step": 2, "train_loss": 4.0},
+        {"step": 2, "eval_loss": 5.0},
+    ]
 
 
 def test_checkpoints_are_saved_in_time_and_bounded(
@@ -170,8 +186,8 @@ def test_what_would_not_fit_is_refused_before_the_weights_are_loaded(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.tuning_run.load_base_model", lambda *_, **__: pytest.fail("the model was loaded"))
-    monkeypatch.setattr("trainer.choices._free_memory", lambda: 10_000_000)
-    with pytest.raises(ResourceExhausted, match=r"would not fit into memory: \d+ bytes .* 10000000 bytes") as caught:
+    monkeypatch.setattr("trainer.choices._free_memory", lambda: 1_000_000)
+    with pytest.raises(ResourceExhausted, match=r"would not fit into memory: \d+ bytes .* 1000000 bytes") as caught:
         tune_here(tmp_path, tiny_model)
     assert "nothing fits" in caught.value.hint
 

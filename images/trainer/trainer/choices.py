@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tuning.errors import ResourceExhausted
-from tuning.memory import Model, Settings, fitting_settings, predict
+from tuning.memory import CONTEXT_BYTES, Model, Settings, fitting_settings, predict
 from tuning.training_config import TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -129,9 +129,11 @@ def _plan_memory(config: TrainingConfig, hardware: Hardware, model: Model, setti
         checkpointing=bool(asked),
         eight_bit_optimizer="8bit" in str(config.arguments.get("optim", "")),
     )
-    available = hardware.free_bytes
+    # The context is CUDA's; a CPU has none.
+    context = 0 if hardware.cuda else CONTEXT_BYTES
+    available = hardware.free_bytes + context
     needed = predict(model, wanted).total
-    told = f"predicted {_gib(needed)}, free {_gib(available)}"
+    told = f"predicted {_gib(needed - context)}, free {_gib(hardware.free_bytes)}"
     if needed <= available:
         reason = "checkpointing as asked for" if asked else "no checkpointing: it fits without"
         return Choices({}, {}, (f"{reason} ({told})",))
@@ -158,8 +160,9 @@ def _plan_memory(config: TrainingConfig, hardware: Hardware, model: Model, setti
         else "nothing fits on this GPU: use method qlora, or a larger GPU"
     )
     raise ResourceExhausted(
-        f"the run would not fit into memory: {needed} bytes ({_gib(needed)}) are predicted for batch size "
-        f"{wanted.batch} and {wanted.length} tokens, {available} bytes ({_gib(available)}) are free",
+        f"the run would not fit into memory: {needed - context} bytes ({_gib(needed - context)}) are predicted for "
+        f"batch size {wanted.batch} and {wanted.length} tokens, {hardware.free_bytes} bytes "
+        f"({_gib(hardware.free_bytes)}) are free",
         hint=advice,
     )
 

@@ -32,12 +32,18 @@ class Records(TrainerCallback):
 
 
 def read_records(results: Path) -> list[dict[str, Any]]:
-    """All records of the run, in order; empty where none was logged."""
+    """All records of the run, in order; empty where none was logged.
+
+    Of a step that was done twice, because the run went on from a checkpoint before it, the later one.
+    """
     try:
         lines = (results / FILE).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines]
+    latest: dict[tuple[int, bool, bool], dict[str, Any]] = {}
+    for record in map(json.loads, lines):
+        latest[record["step"], "eval_loss" in record, "train_loss" in record] = record
+    return [latest[key] for key in sorted(latest)]
 
 
 def _number(value: Any) -> Any:

@@ -50,7 +50,7 @@ def tune(
             return {}
         completed = write_deliverables(prepared, fitted, base_model.result(), settings, results)
     survival = importlib.import_module("trainer.survival")
-    survival.retire_checkpoints(results, keep="save_strategy" in prepared.config.arguments)
+    survival.retire_checkpoints(results, keep=prepared.config.arguments.get("save_strategy", "no") != "no")
     announce(results, completed)
     figures = " ".join(f"{key}={value:.4f}" for key, value in fitted.metrics.items())
     logger.info("completed steps=%d %s seconds=%.1f", fitted.steps, figures, time.monotonic() - start)
