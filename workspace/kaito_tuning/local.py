@@ -219,9 +219,10 @@ class _Processes:
 
     def _copy(self, name: str, process: "subprocess.Popen[str]") -> None:
         assert process.stdout is not None  # noqa: S101 - it was opened as a pipe
-        for line in process.stdout:
-            self._output.write(f"[{name}] {line.rstrip()}\n")
-            self._output.flush()
+        with process.stdout as said:
+            for line in said:
+                self._output.write(f"[{name}] {line.rstrip()}\n")
+                self._output.flush()
 
 
 @contextmanager
