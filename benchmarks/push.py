@@ -2,9 +2,11 @@
 
     .venv/bin/python -m benchmarks.push [--mib 1024] [--rounds 2] [--output FILE]
 
-Needs Debian's docker-registry and skopeo. Weights (normal numbers in bf16) go to a registry on the loopback address;
-each round pushes others. The original's steps are re-created: cp, tar, sha256sum, gzip -9, a push of what came out.
-skopeo gets an OCI layout, and its time includes making it, as a pusher would have to.
+Needs Debian's docker-registry and skopeo, and oras and a Docker engine (see tests/support/docker-engine). Weights
+(normal numbers in bf16) go to a registry on the loopback address; each round pushes others. The original's steps are
+re-created: cp, tar, sha256sum, gzip -9, a push of what came out. skopeo gets an OCI layout, oras a tar, and their times include making it, as a pusher would have to. The engine's own
+work is not in the client's processor seconds and bytes. `first byte` is from the sentinel to the first byte of the
+weights that reaches the registry.
 """
 
 import argparse
@@ -152,6 +154,76 @@ def _copy(layout: Path, image: str) -> list[str]:
     return ["skopeo", "copy", "--preserve-digests", "--dest-tls-verify=false", f"oci:{layout}:v", f"docker://{image}"]
 
 
+def oras(results: Path, address: str, number: int) -> Result:
+    """tar, and oras with it as the one layer of an artifact."""
+    layer = FOLDER / "layout-oras.tar"
+    image = f"{address}/oras/adapter:v{number}"
+    kind = "application/vnd.oci.image.layer.v1.tar"
+    push = ["oras", "push", "--plain-http", "--disable-path-validation", image, f"{layer}:{kind}"]
+    result = measure([["tar", "-C", str(results), "-cf", str(layer), *NAMES], push])
+    layer.unlink()
+    return result
+
+
+def docker_build(results: Path, address: str, number: int) -> Result:
+    """A Dockerfile with the files, built and pushed by an engine."""
+    image = f"{address}/docker/adapter:v{number}"
+    dockerfile = FOLDER / "layout-Dockerfile"
+    dockerfile.write_text("FROM scratch\nCOPY adapter_config.json adapter_model.safetensors /data/\n")
+    build = ["docker", "build", "-q", "-f", str(dockerfile), "-t", image, str(results)]
+    result = measure([build, ["docker", "push", "-q", image]])
+    subprocess.run(["docker", "rmi", image], check=True, stdout=subprocess.DEVNULL)
+    return result
+
+
+def ours_by_engine(results: Path, address: str, number: int) -> Result:
+    """The pusher with PUSH_BACKEND=docker."""
+    image = f"{address}/engine/adapter:v{number}"
+    variables = {"OUTPUT_IMAGE": image, "RESULTS_PATH": str(results), "PUSH_BACKEND": "docker", "BASE_IMAGE": "scratch"}
+    result = measure([[sys.executable, "-m", "pusher"]], variables)
+    subprocess.run(["docker", "rmi", image], check=True, stdout=subprocess.DEVNULL)
+    return result
+
+
+def raw_write(results: Path, address: str, number: int) -> Result:
+    """The weights sent to the registry by one request from a socket, nothing else: what the registry itself takes."""
+    code = f"""
+import hashlib, http.client, os
+path = {str(results / NAMES[1])!r}
+digest = hashlib.file_digest(open(path, 'rb'), 'sha256').hexdigest()
+connection = http.client.HTTPConnection({address!r})
+connection.request('POST', '/v2/raw{number}/adapter/blobs/uploads/')
+answer = connection.getresponse(); answer.read()
+location = answer.headers['Location']
+connection.request('PUT', location + '&digest=sha256:' + digest, body=open(path, 'rb'),
+                   headers={{'Content-Length': str(os.path.getsize(path))}})
+assert connection.getresponse().status == 201
+"""
+    return measure([[sys.executable, "-c", code]])
+
+
+def first_byte(results: Path, address: str) -> float:
+    """Seconds from the sentinel to the first byte of the weights at the registry, seen from its uploads folder."""
+    sentinel = results / "fine_tuning_completed.txt"
+    content = sentinel.read_bytes()
+    sentinel.unlink()
+    uploads = FOLDER / "registry/docker/registry/v2/repositories/first/adapter/_uploads"
+    shutil.rmtree(uploads.parent, ignore_errors=True)
+    environ = {**os.environ, "OUTPUT_IMAGE": f"{address}/first/adapter:v", "RESULTS_PATH": str(results)}
+    with subprocess.Popen([sys.executable, "-m", "pusher"], env=environ, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "waiting for the trainer" not in process.stderr.readline():
+            pass
+        time.sleep(1.5)
+        start = time.monotonic()
+        sentinel.write_bytes(content)
+        while not any(path.stat().st_size for path in uploads.glob("*/data")) and process.poll() is None:
+            time.sleep(0.005)
+        seconds = time.monotonic() - start
+        process.stderr.read()
+    return seconds
+
+
 def floor(results: Path, address: str, number: int) -> Result:
     """One pass of SHA-256 over the weights, by the same library that ours uses."""
     code = f"import hashlib; hashlib.file_digest(open({str(results / NAMES[1])!r}, 'rb'), 'sha256')"
@@ -204,6 +276,10 @@ CONTENDERS: dict[str, Callable[[Path, str, int], Result]] = {
     "ours": ours,
     "the original's steps": original,
     "tar, layout, skopeo": skopeo,
+    "tar, oras": oras,
+    "docker build, docker push": docker_build,
+    "ours through the engine": ours_by_engine,
+    "one SHA-256 pass, one raw request": raw_write,
     "one SHA-256 pass, nothing sent": floor,
 }
 
@@ -222,6 +298,7 @@ def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     best: dict[str, Result] = {}
+    waits: list[float] = []
     with registry() as address:
         for number in range(given.rounds):
             results = new_adapter(given.mib * MIB)
@@ -229,8 +306,11 @@ def main() -> None:
                 result = push(results, address, number)
                 print(f"round {number + 1} {name}: {result}", flush=True)
                 best[name] = min(best.get(name, result), result, key=lambda found: found.seconds)
+                shutil.rmtree(FOLDER / "registry", ignore_errors=True)
             for path in FOLDER.glob("layout-*"):
-                shutil.rmtree(path)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            waits.append(first_byte(results, address))
+            print(f"round {number + 1} first byte after {waits[-1]:.2f} s", flush=True)
     ours_seconds = best["ours"].seconds
     lines = [
         "| contender | wall s | times ours | client CPU s | peak memory | written to disk |",
@@ -243,6 +323,9 @@ def main() -> None:
     ]
     text = f"{given.mib} MiB, {platform.machine()}, {os.cpu_count()} processors, best of {given.rounds} rounds.\n\n"
     text += "\n".join(lines) + "\n"
+    text += (
+        f"\nFrom the sentinel to the first byte at the registry: {min(waits):.1f} s, of which up to 1 s is the poll.\n"
+    )
     print(text)
     if given.output:
         given.output.write_text(text)

@@ -23,7 +23,9 @@ def unpack_layout(layout: Path, tag: str, target: Path) -> Path:
 
     index = json.loads((layout / "index.json").read_text())
     entry = next(
-        entry for entry in index["manifests"] if entry["annotations"]["org.opencontainers.image.ref.name"] == tag
+        entry
+        for entry in index["manifests"]
+        if entry.get("annotations", {}).get("org.opencontainers.image.ref.name") == tag
     )
     platforms = json.loads(blob(entry["digest"]).read_text())["manifests"]
     manifest = json.loads(blob(platforms[0]["digest"]).read_text())

@@ -26,9 +26,8 @@ class Credentials:
         return bool(self.username or self.identity_token)
 
 
-def read_docker_config(folder: Path) -> Mapping[str, Any]:
-    """The content of `folder`/config.json; empty where there is none. Raises ConfigurationError for another file."""
-    path = folder / "config.json"
+def read_docker_config(path: Path) -> Mapping[str, Any]:
+    """The content of the docker config file `path`; empty where there is none. Raises ConfigurationError for others."""
     try:
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict):
@@ -44,20 +43,41 @@ def read_docker_config(folder: Path) -> Mapping[str, Any]:
     return content
 
 
-def find_credentials(folder: Path, registry: str, repository: str) -> Credentials:
-    """The credentials for `registry`/`repository` in `folder`/config.json; of several keys the longest that fits.
+def config_files(folder: Path) -> tuple[Path, ...]:
+    """The files with credentials in `folder`: config.json, then those of config.d (several secrets), by name."""
+    more = folder / "config.d"
+    # A mounted secret has dot-directories beside its keys.
+    visible = (
+        path
+        for path in sorted(more.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(more).parts)
+    )
+    return (folder / "config.json", *visible)
+
+
+def find_credentials(folder: Path, registry: str, repository: str) -> tuple[Credentials, ...]:
+    """All credentials for `registry`/`repository` in the files of `folder`, each once; the longest key that fits first.
 
     Raises ConfigurationError for an unreadable file or a malformed entry.
     """
-    auths = read_docker_config(folder).get("auths") or {}
+    found = [entry for path in config_files(folder) for entry in entries_for(path, registry, repository)]
+    found.sort(key=lambda entry: len(entry[0]), reverse=True)
+    return tuple(dict.fromkeys(credentials for _, credentials in found))
+
+
+def entries_for(path: Path, registry: str, repository: str) -> list[tuple[str, Credentials]]:
+    """The entries of one file that fit `registry`/`repository`: the bare key, and what it gives."""
+    auths = read_docker_config(path).get("auths") or {}
     wanted = f"{registry}/{repository}/"
-    keys = {_bare(key): key for key in auths}
-    fitting = [bare for bare in keys if wanted.startswith(f"{bare}/")]
-    if registry == DOCKER_HUB:
-        fitting += [_bare(key) for key in _DOCKER_HUB_KEYS if _bare(key) in keys]
-    if not fitting:
-        return Credentials()
-    entry = auths[keys[max(fitting, key=len)]]
+    hub = {_bare(key) for key in _DOCKER_HUB_KEYS} if registry == DOCKER_HUB else set()
+    return [
+        (bare, _credentials(path, registry, entry))
+        for key, entry in auths.items()
+        if wanted.startswith(f"{(bare := _bare(key))}/") or bare in hub
+    ]
+
+
+def _credentials(path: Path, registry: str, entry: Mapping[str, Any]) -> Credentials:
     if token := entry.get("identitytoken"):
         return Credentials(identity_token=token)
     if "username" in entry and "password" in entry:
@@ -66,9 +86,7 @@ def find_credentials(folder: Path, registry: str, repository: str) -> Credential
         username, _, password = base64.b64decode(entry.get("auth", ""), validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError, TypeError):
         # Its text would quote the entry.
-        raise ConfigurationError(
-            f"{folder / 'config.json'} has a malformed entry for {registry}", hint="make the secret anew"
-        ) from None
+        raise ConfigurationError(f"{path} has a malformed entry for {registry}", hint="make the secret anew") from None
     return Credentials(username, password.rstrip("\0"))
 
 

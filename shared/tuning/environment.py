@@ -239,6 +239,22 @@ PUSH_REFERRERS = Variable(
 DOCKER_CONFIG = Variable(
     "DOCKER_CONFIG", _path, "the folder with the registry credentials (config.json)", volumes.DOCKER_CONFIG
 )
+PUSH_BACKEND = Variable(
+    "PUSH_BACKEND",
+    _one_of("registry", "docker"),
+    "registry: the pusher speaks to the registry itself; docker: a Docker engine does",
+    "registry",
+)
+DOCKER_HOST = Variable("DOCKER_HOST", _text, "where the Docker engine listens, for PUSH_BACKEND=docker", "")
+DOCKER_CERT_PATH: Variable[Path | None] = Variable(
+    "DOCKER_CERT_PATH", _path, "the folder with ca.pem, cert.pem and key.pem for a Docker engine behind TLS", None
+)
+PLAIN_HTTP_REGISTRIES: Variable[tuple[str, ...]] = Variable(
+    "PLAIN_HTTP_REGISTRIES",
+    _words,
+    "registries (host:port) that are spoken to without TLS, beside those on the loopback address",
+    (),
+)
 POLL_SECONDS = Variable("POLL_SECONDS", _seconds, "how often the pusher looks for the trainer's outcome", 1.0)
 TRAINER_START_TIMEOUT_SECONDS = Variable(
     "TRAINER_START_TIMEOUT_SECONDS",

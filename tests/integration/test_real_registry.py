@@ -3,76 +3,29 @@
 import json
 import os
 import random
-import shutil
-import socket
 import subprocess
-import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.adapters import NAMES, make_base_layers, new_results
 from tests.support.apps import command, environment, run_app
+from tests.support.real_registry import RealRegistry, secret
 
 from tuning.outcome import Completed, announce, describe_files
-
-# bcrypt of ci-pass; a registry accepts nothing else.
-HTPASSWD = "ci:$2y$05$H0LT3tPIMXHbXROUYKMAIuOEfWXMJkJ27UpFvVDf6JRSIG5pw8Yim\n"
-NAMES = ["adapter_config.json", "adapter_model.safetensors"]
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A distribution registry with a password, on a free port of the loopback address."""
-    program = shutil.which("docker-registry")
-    if program is None or shutil.which("skopeo") is None:
-        pytest.skip("docker-registry and skopeo are not installed (Debian has both)")
-    folder = tmp_path_factory.mktemp("registry")
-    (folder / "htpasswd").write_text(HTPASSWD)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    settings = {
-        "version": "0.1",
-        "log": {"level": "warn"},
-        "storage": {"filesystem": {"rootdirectory": str(folder / "storage")}},
-        "http": {"addr": address},
-        "auth": {"htpasswd": {"realm": "ci", "path": str(folder / "htpasswd")}},
-    }
-    (folder / "config.yml").write_text(json.dumps(settings))
-    with subprocess.Popen([program, "serve", str(folder / "config.yml")], stderr=subprocess.DEVNULL) as process:
-        _wait_until_open(address)
-        yield address
-        process.terminate()
-
-
-def _wait_until_open(address: str) -> None:
-    name, port = address.split(":")
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex((name, int(port))) == 0:
-                return
-        time.sleep(0.05)
-    raise TimeoutError(f"no registry at {address}")
+    with RealRegistry(tmp_path_factory.mktemp("registry")) as registry:
+        yield registry.host
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    folder = tmp_path / "results"
-    folder.mkdir()
-    (folder / NAMES[0]).write_text('{"r": 8}')
-    (folder / NAMES[1]).write_bytes(os.urandom(5_000_000))
-    announce(folder, Completed("", describe_files(folder, NAMES), "org/model", 3, {}, "sha256:d", "lora"))
-    return folder
-
-
-def secret(folder: Path, host: str, password: str) -> Path:
-    folder.mkdir()
-    entry = {"username": "ci", "password": password}
-    (folder / "config.json").write_text(json.dumps({"auths": {host: entry}}))
-    return folder
+    return new_results(tmp_path / "results", 5_000_000)
 
 
 def skopeo(*arguments: str) -> str:
@@ -129,18 +82,8 @@ def test_a_layout_is_read_by_an_independent_client(host: str, results: Path, tmp
 
 
 @pytest.fixture
-def base_layers(tmp_path: Path, root: Path) -> Path:
-    """The base layers as the pusher's image has them, of this machine's busybox for both architectures."""
-    busybox, licence = Path("/bin/busybox"), Path("/usr/share/doc/busybox-static/copyright")
-    if not busybox.exists() or not licence.exists():
-        pytest.skip("busybox-static is not installed (Debian has it)")
-    folder = tmp_path / "base"
-    folder.mkdir()
-    for architecture in ("amd64", "arm64"):
-        target = folder / f"base-{architecture}.tar"
-        line = [sys.executable, str(root / "images/pusher/base_layer.py"), str(busybox), str(licence), str(target)]
-        subprocess.run(line, check=True)
-    return folder
+def base_layers(tmp_path: Path) -> Path:
+    return make_base_layers(tmp_path / "base")
 
 
 def unpack(image: str, folder: Path, *login: str) -> Path:

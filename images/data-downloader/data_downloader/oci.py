@@ -48,7 +48,8 @@ def resolve_image(source: Source, web: Web, docker_config: Path) -> list[tuple[S
     host = "registry-1.docker.io" if reference.registry == DOCKER_HUB else reference.registry
     scheme = "http" if re.match(r"(localhost|127\.|\[::1\])", host) else "https"
     base = f"{scheme}://{host}/v2/{reference.repository}/"
-    _log_in(source, web, base, find_credentials(docker_config, reference.registry, reference.repository))
+    known = find_credentials(docker_config, reference.registry, reference.repository)
+    _log_in(source, web, base, known[0] if known else Credentials())
     manifest = _manifest(source, web, base, reference.digest or reference.tag or "latest")
     if "manifests" in manifest:
         manifest = _manifest(source, web, base, _choose(manifest["manifests"], reference))

@@ -19,6 +19,7 @@ from data_downloader.peers import PeerAdapter, refuse_address
 from data_downloader.settings import Settings
 from data_downloader.sources import Source
 from tuning.errors import AccessDenied, ConfigurationError, DatasetError, InputNotFound, TransientError, TuningError
+from tuning.failures import causes_of, is_untrusted_certificate
 from tuning.redaction import printable_url, redact
 from tuning.retry import retry_after_seconds
 
@@ -160,7 +161,7 @@ def as_causes(shown: str) -> Iterator[None]:
             f"{shown} cannot be fetched: {redact(str(error))}", hint="write https://host/path"
         ) from error
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        if _is_verification(error):
+        if is_untrusted_certificate(error):
             raise AccessDenied(
                 f"{shown}: the TLS certificate is not trusted: {_innermost(error)}",
                 hint="give the CA that signed it with REQUESTS_CA_BUNDLE",
@@ -168,26 +169,9 @@ def as_causes(shown: str) -> Iterator[None]:
         raise TransientError(f"{shown}: {_innermost(error)}", hint="check that the host can be reached") from error
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    queue: list[Any] = [error]
-    while queue:
-        cause = queue.pop(0)
-        if isinstance(cause, BaseException) and id(cause) not in seen:
-            seen.add(id(cause))
-            yield cause
-            queue += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
-
-
-def _is_verification(error: BaseException) -> bool:
-    import ssl
-
-    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error))
-
-
 def _innermost(error: BaseException) -> str:
     """The text of the first cause; those around it repeat it with the URL and its query."""
-    *_, last = _causes(error)
+    *_, last = causes_of(error)
     return redact(str(last)) or type(last).__name__
 
 

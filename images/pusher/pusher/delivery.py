@@ -3,23 +3,21 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 from pusher.base import find_bases
-from pusher.base_image import layers_of
 from pusher.blob import Blob
 from pusher.compression import compress
-from pusher.credentials import read_credentials
 from pusher.image import PLATFORMS, Image, compose_image
 from pusher.layer import adapter_layer
-from pusher.layout import LayoutStore
-from pusher.referrers import Referrer, referrers_of
-from pusher.registry import BlobsGone, RegistryStore
+from pusher.referrers import referrers_of
+from pusher.registry import BlobsGone
 from pusher.settings import Settings
-from tuning.destination import LayoutDestination, parse_destination
-from tuning.errors import ConfigurationError, InputNotFound, TrainingFailed, TransientError, TuningError
+from pusher.stores import Store, open_stores, pull_base
+from tuning.errors import InputNotFound, TrainingFailed, TransientError, TuningError
 from tuning.files import write_json
-from tuning.image_reference import parse_image_reference
 from tuning.outcome import Completed, Died, Failed, await_outcome, verify_files
 
 RECEIPT = "push_receipt.json"
@@ -27,28 +25,9 @@ RECEIPT = "push_receipt.json"
 logger = logging.getLogger(__name__)
 
 
-class Store(Protocol):
-    """Where an image is put: a registry's repository or an OCI layout."""
-
-    def check(self) -> None:
-        """Prove that the store accepts what will be put."""
-
-    def put_blob(self, blob: Blob) -> None:
-        """Store one blob."""
-
-    def put_manifest(self, manifest: Blob) -> None:
-        """Store one manifest; its blobs are there."""
-
-    def tag(self, manifest: Blob) -> None:
-        """Store the manifest or index and let the tag mean it; what it names is there."""
-
-    def attach(self, image: Blob, referrer: Referrer) -> None:
-        """Store what is said about `image`, and list it there."""
-
-
 def check_destination(settings: Settings) -> Mapping[str, Any]:
     """Prove that every destination accepts a push; raise the causes where not."""
-    stores = _open_stores(settings)
+    stores = open_stores(settings)
     if settings.preflight == "skip":
         logger.warning("nothing is tested: PUSH_PREFLIGHT=skip destinations=%s", ", ".join(stores))
         return {"message": "preflight skipped"}
@@ -63,25 +42,24 @@ def deliver_adapter(settings: Settings) -> Mapping[str, Any]:
 
     With several destinations each is tried; where some fail the error tells which, and the receipt which not.
     """
-    stores = _open_stores(settings)
+    stores = open_stores(settings)
     if not settings.results.is_dir():
         raise InputNotFound(f"the results folder {settings.results} does not exist", hint="mount the trainer's volume")
     _check_early(stores, settings)
     logger.info("waiting for the trainer results=%s", settings.results)
     completed = _await_adapter(settings)
-    verify_files(settings.results, completed)
-    data = compress(adapter_layer(settings.results, [file.name for file in completed.files]), settings.compression)
-    bases = find_bases(settings.base_image, PLATFORMS, lambda name, platforms: _pull_base(name, platforms, settings))
+    data = compress(_verified_layer(settings, completed), settings.compression)
+    bases = find_bases(settings.base_image, PLATFORMS, partial(pull_base, settings))
     image = compose_image(data, _annotations(settings, completed), bases)
     delivered: list[dict[str, Any]] = []
 
     def deliver(store: Store, destination: str) -> None:
         start = time.monotonic()
-        _store(store, image)
+        stored = _store(store, image)
         seconds = round(time.monotonic() - start, 1)
-        name = f"{destination}@{image.index.digest}"
+        name = f"{destination}@{stored.digest}"
         if settings.referrers:
-            _attach(store, image, name, settings)
+            _attach(store, stored, name, settings)
         logger.info("delivered image=%s bytes=%d seconds=%.1f", name, image.size_bytes, seconds)
         delivered.append({"image": name, "sizeBytes": image.size_bytes, "seconds": seconds})
         _write_receipt(settings, delivered)
@@ -89,43 +67,6 @@ def deliver_adapter(settings: Settings) -> Mapping[str, Any]:
     _each(stores, deliver)
     names = ", ".join(entry["image"] for entry in delivered)
     return {"message": f"delivered {names}", **delivered[0], **({"images": delivered} if len(delivered) > 1 else {})}
-
-
-def _open_stores(settings: Settings) -> dict[str, Store]:
-    if not settings.destinations:
-        raise ConfigurationError("environment: OUTPUT_IMAGE is not set", hint="say where the adapter image goes")
-    return {destination: _open_store(destination, settings) for destination in settings.destinations}
-
-
-def _open_store(name: str, settings: Settings) -> Store:
-    try:
-        destination = parse_destination(name)
-    except ValueError as error:
-        raise ConfigurationError(f"OUTPUT_IMAGE: {error}") from error
-    if isinstance(destination, LayoutDestination):
-        return LayoutStore(destination)
-    return RegistryStore(
-        destination,
-        read_credentials(settings.docker_config, destination.registry, destination.repository),
-        secret_file=str(settings.docker_config / "config.json"),
-        deadline_seconds=settings.deadline_seconds,
-    )
-
-
-def _pull_base(name: str, platforms: Sequence[str], settings: Settings) -> Mapping[str, tuple[Blob, ...]]:
-    try:
-        reference = parse_image_reference(name)
-    except ValueError as error:
-        raise ConfigurationError(f"BASE_IMAGE: {error}") from error
-    store = RegistryStore(
-        reference,
-        read_credentials(settings.docker_config, reference.registry, reference.repository),
-        secret_file=str(settings.docker_config / "config.json"),
-        deadline_seconds=settings.deadline_seconds,
-        actions="pull",
-    )
-    wanted = reference.digest or reference.tag
-    return layers_of(str(reference), wanted, platforms, store.fetch_manifest, store.fetch_blob)
 
 
 def _each(stores: Mapping[str, Store], action: Callable[[Store, str], None]) -> None:
@@ -183,28 +124,40 @@ def _await_adapter(settings: Settings) -> Completed:
             return outcome
 
 
-def _store(store: Store, image: Image) -> None:
+def _verified_layer(settings: Settings, completed: Completed) -> Blob:
+    """The layer of the files that the trainer announced; both passes over them at once, for the hash bounds each."""
+    with ThreadPoolExecutor(1) as thread:
+        verified = thread.submit(verify_files, settings.results, completed)
+        try:
+            return adapter_layer(settings.results, [file.name for file in completed.files])
+        finally:
+            # Also where the layer cannot be made: a file that is missing has its sentence there.
+            verified.result()
+
+
+def _store(store: Store, image: Image) -> Blob:
     # Upwards: no manifest ever names something that is not there, and the tag moves last.
-    for attempt in ("first", "second"):
+    attempt = 1
+    while True:
         for blob in image.blobs:
             store.put_blob(blob)
         try:
             for manifest in image.manifests:
                 store.put_manifest(manifest)
-            store.tag(image.index)
-            return
+            return store.tag(image.index)
         except BlobsGone as error:
             # A registry may collect blobs that no manifest names yet.
-            if attempt == "second":
+            if attempt == 2:
                 raise TransientError(str(error), hint="see the registry's garbage collection") from error
+            attempt += 1
             logger.warning("%s; sending the blobs again", error)
 
 
-def _attach(store: Store, image: Image, name: str, settings: Settings) -> None:
+def _attach(store: Store, image: Blob, name: str, settings: Settings) -> None:
     """Attach what is said about the image. The adapter has arrived: nothing here fails its delivery."""
     try:
-        for referrer in referrers_of(image.index, name, settings.results):
-            store.attach(image.index, referrer)
+        for referrer in referrers_of(image, name, settings.results):
+            store.attach(image, referrer)
     except TuningError as error:
         logger.warning("not all referrers were attached image=%s reason=%s", name, error)
 

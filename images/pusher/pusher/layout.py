@@ -54,13 +54,14 @@ class LayoutStore:
         """Store a manifest; in a layout it is a blob like any other."""
         self.put_blob(manifest)
 
-    def tag(self, manifest: Blob) -> None:
+    def tag(self, manifest: Blob) -> Blob:
         """Store `manifest` and let the destination's tag mean it. Other tags of the layout stay."""
         self.put_blob(manifest)
         self._list(
             manifest.descriptor(annotations={_REFERENCE_NAME: self._tag}),
             lambda entry: entry.get("annotations", {}).get(_REFERENCE_NAME) == self._tag,
         )
+        return manifest
 
     def attach(self, image: Blob, referrer: Referrer) -> None:
         """Store `referrer` and list it beside the image, which it names as its subject."""

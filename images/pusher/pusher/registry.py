@@ -1,14 +1,12 @@
 """A client of the registry API that pushes: no daemon, no privilege, blobs streamed.
 
-Source: opencontainers/distribution-spec v1.1; token authentication as distribution's docs/spec/auth/token.md says.
+Source: opencontainers/distribution-spec v1.1.
 """
 
 import ipaddress
 import logging
-import re
-import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -19,16 +17,18 @@ from pusher.base_image import ACCEPTED
 from pusher.blob import Blob, json_blob
 from pusher.chunked import upload_in_chunks
 from pusher.image import INDEX_TYPE
+from pusher.login import TIMEOUT_SECONDS, Login, TokenRefused
 from pusher.referrers import Referrer
 from tuning.docker_config import Credentials
 from tuning.errors import AccessDenied, ConfigurationError, InputNotFound, ResourceExhausted, TransientError
+from tuning.failures import is_plain_http, is_untrusted_certificate
 from tuning.image_reference import DOCKER_HUB, ImageReference, parse_image_reference
 from tuning.redaction import redact
 from tuning.retry import retry, retry_after_seconds
 
-_TIMEOUT_SECONDS = (15.0, 300.0)
 _BLOCK_BYTES = 1 << 20
-_CHALLENGE_FIELD = re.compile(r'(\w+)="([^"]*)"')
+# How often a blob is sent that arrives as another one.
+_SENDINGS = 3
 
 logger = logging.getLogger(__name__)
 
@@ -41,48 +41,62 @@ class _TooLarge(ResourceExhausted):
     """The registry, or a proxy before it, takes no body of this size."""
 
 
+class _Damaged(Exception):
+    """The registry received other bytes than were sent."""
+
+
 class RegistryStore:
     """One repository of a registry, and the tag to set in it."""
 
     def __init__(
         self,
         reference: ImageReference,
-        credentials: Credentials,
+        read_credentials: Callable[[], Sequence[Credentials]],
         *,
-        secret_file: str,
+        secret: str,
         deadline_seconds: float,
+        plain_http: Sequence[str] = (),
         actions: str = "pull,push",
     ) -> None:
         self._reference = reference
-        self._credentials = credentials
-        self._secret_file = secret_file
+        self._secret = secret
         self._deadline_seconds = deadline_seconds
         self._session = requests.Session()
         # Without this a netrc entry replaces the Authorization header we set.
         self._session.auth = _keep_headers
-        self._authorization = ""
         self._in_chunks = False
-        # Both at once: a token for pull alone would be refused by the first upload.
-        self._scopes = [f"repository:{reference.repository}:{actions}"]
+        # Both actions at once: a token for pull alone would be refused by the first upload.
+        scope = f"repository:{reference.repository}:{actions}"
+        self._login = Login(reference.registry, scope, read_credentials, self._session, self._as_causes)
         host = "registry-1.docker.io" if reference.registry == DOCKER_HUB else reference.registry
-        scheme = "http" if _is_loopback(host) else "https"
+        scheme = "http" if _is_loopback(host) or host in plain_http else "https"
         self._base = f"{scheme}://{host}/v2/{reference.repository}/"
 
     def check(self) -> None:
         """Prove that the repository accepts an upload: start one, then cancel it. Tries for half a minute at most."""
+        self._login.check_lifetime()
         location = self._retrying(self._start_upload, deadline_seconds=30.0)
         # Not every registry implements the cancellation; an upload left behind is collected by all of them.
         self._request("DELETE", location, accept=(200, 202, 204, 404, 405))
 
     def put_blob(self, blob: Blob) -> None:
         """Store `blob`; one that the registry has is not sent again."""
-        self._retrying(lambda: self._upload(blob))
+        for sending in range(1, _SENDINGS + 1):
+            try:
+                self._retrying(lambda: self._upload(blob))
+                return
+            except _Damaged as error:
+                if sending == _SENDINGS:
+                    raise TransientError(
+                        f"{error}, {sending} times", hint="something between here and the registry changes what passes"
+                    ) from error
+                logger.warning("%s; sending the blob again", error)
 
     def put_manifest(self, manifest: Blob) -> None:
         """Store a manifest under its digest."""
         self._put_manifest(manifest, manifest.digest)
 
-    def tag(self, manifest: Blob) -> None:
+    def tag(self, manifest: Blob) -> Blob:
         """Store `manifest` under the tag and read it back by digest: what the registry serves is what was sent."""
         self._put_manifest(manifest, self._reference.tag)
         url = urljoin(self._base, f"manifests/{manifest.digest}")
@@ -94,6 +108,7 @@ class RegistryStore:
                 f"{self._reference}: the registry serves other bytes than were pushed",
                 hint="check the registry's storage",
             )
+        return manifest
 
     def attach(self, image: Blob, referrer: Referrer) -> None:
         """Store `referrer`; where the registry does not list referrers itself, in the index that stands for the list.
@@ -162,10 +177,7 @@ class RegistryStore:
         origin = parse_image_reference(blob.origin)
         if origin.registry != self._reference.registry:
             return False
-        scope = f"repository:{origin.repository}:pull"
-        if scope not in self._scopes:
-            self._scopes.append(scope)
-            self._authorization = ""
+        self._login.add_scope(f"repository:{origin.repository}:pull")
         url = urljoin(self._base, "blobs/uploads/") + f"?mount={blob.digest}&from={origin.repository}"
         response = self._request("POST", url, accept=(201, 202))
         if response.status_code == 201:
@@ -208,65 +220,34 @@ class RegistryStore:
         data: Any = None,
         stream: bool = False,
     ) -> requests.Response:
-        response = self._send(verb, url, headers, data, stream=stream)
-        if response.status_code == 401 and self._log_in(response):
-            response = self._send(verb, url, headers, data, stream=stream)
-        if response.status_code not in accept:
-            raise self._cause(verb, response)
-        return response
+        while True:
+            try:
+                response = self._send(verb, url, headers, data, stream=stream)
+                if response.status_code == 401 and self._login.answer(response):
+                    response = self._send(verb, url, headers, data, stream=stream)
+                if response.status_code in accept:
+                    return response
+                cause = self._cause(verb, response)
+            except TokenRefused as error:
+                cause = self._cause("token", error.response)
+            if not (isinstance(cause, AccessDenied) and self._login.take_others()):
+                raise cause
 
     def _send(
         self, verb: str, url: str, headers: Mapping[str, str] | None, data: Any, *, stream: bool
     ) -> requests.Response:
         headers = dict(headers or {})
         # A storage host that an upload is redirected to must not see the registry's credentials.
-        if self._authorization and urlsplit(url).netloc == urlsplit(self._base).netloc:
-            headers["Authorization"] = self._authorization
+        if self._login.authorization and urlsplit(url).netloc == urlsplit(self._base).netloc:
+            headers["Authorization"] = self._login.authorization
         with self._as_causes():
-            return self._session.request(verb, url, headers=headers, data=data, timeout=_TIMEOUT_SECONDS, stream=stream)
-
-    def _log_in(self, response: requests.Response) -> bool:
-        """Answer the challenge of a 401. False where nothing new can be offered."""
-        challenge = response.headers.get("WWW-Authenticate", "")
-        scheme, _, rest = challenge.partition(" ")
-        if scheme.lower() == "basic" and self._credentials.username:
-            authorization = requests.auth._basic_auth_str(self._credentials.username, self._credentials.password)
-        elif scheme.lower() == "bearer":
-            authorization = "Bearer " + self._fetch_token(dict(_CHALLENGE_FIELD.findall(rest)))
-        else:
-            return False
-        changed = authorization != self._authorization
-        self._authorization = authorization
-        return changed
-
-    def _fetch_token(self, challenge: Mapping[str, str]) -> str:
-        realm = challenge.get("realm", "")
-        if urlsplit(realm).scheme not in {"http", "https"}:
-            raise AccessDenied(f"{self._reference.registry} asks for a token without saying where to get it")
-        query = {"service": challenge.get("service", ""), "scope": " ".join(self._scopes)}
-        with self._as_causes():
-            if self._credentials.identity_token:
-                form = {**query, "grant_type": "refresh_token", "client_id": "kaito-tuning"}
-                form["refresh_token"] = self._credentials.identity_token
-                response = self._session.post(realm, data=form, timeout=_TIMEOUT_SECONDS)
-            else:
-                user = self._credentials
-                headers = {"Authorization": requests.auth._basic_auth_str(user.username, user.password)} if user else {}
-                response = self._session.get(realm, params=query, headers=headers, timeout=_TIMEOUT_SECONDS)
-        if response.status_code != 200:
-            raise self._cause("token", response)
-        content = response.json()
-        return str(content.get("token") or content.get("access_token") or "")
+            return self._session.request(verb, url, headers=headers, data=data, timeout=TIMEOUT_SECONDS, stream=stream)
 
     def _cause(self, verb: str, response: requests.Response) -> Exception:
         status = response.status_code
         sentence = f"{self._reference}: the registry answered {status} to {verb}: {_words(response)}"
         if status in {401, 403}:
-            who = (
-                f"the credentials in {self._secret_file}"
-                if self._credentials
-                else f"no credentials in {self._secret_file}"
-            )
+            who = f"no credentials in {self._secret}" if self._login.anonymous else f"the credentials in {self._secret}"
             where = f"{self._reference.registry} and may push to {self._reference.repository}"
             return AccessDenied(f"{sentence} ({who})", hint=f"check that the push secret is for {where}")
         if status in {408, 425, 429} or status >= 500:
@@ -277,6 +258,8 @@ class RegistryStore:
             )
         if status in {400, 404} and "BLOB_UNKNOWN" in response.text and verb == "PUT":
             return BlobsGone(sentence)
+        if "DIGEST_INVALID" in response.text:
+            return _Damaged(sentence)
         if status == 404:
             # An upload session that is gone is started anew; a repository that is not there stays away.
             if "BLOB_UPLOAD" in response.text:
@@ -292,10 +275,15 @@ class RegistryStore:
         try:
             yield
         except requests.exceptions.RequestException as error:
-            if _is_verification(error):
+            if is_untrusted_certificate(error):
                 raise ConfigurationError(
                     f"the TLS certificate of {registry} is not trusted",
                     hint="give its CA with REQUESTS_CA_BUNDLE",
+                ) from error
+            if is_plain_http(error):
+                raise ConfigurationError(
+                    f"{registry} does not speak TLS",
+                    hint="if it is meant to be without, name it in PLAIN_HTTP_REGISTRIES",
                 ) from error
             raise TransientError(
                 f"{registry} cannot be reached: {redact(str(error))}", hint="check the registry's name and the network"
@@ -325,17 +313,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return name == "localhost"
-
-
-def _is_verification(error: BaseException) -> bool:
-    # Only this is a wrong CA: a connection cut while a body is sent shows as another SSLError.
-    seen: BaseException | None = error
-    while seen is not None:
-        reasons = [seen, *getattr(seen, "args", ()), getattr(seen, "reason", None)]
-        if any(isinstance(reason, ssl.SSLCertVerificationError) for reason in reasons):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
 
 
 def _words(response: requests.Response) -> str:

@@ -15,7 +15,8 @@ EXPECTED = Credentials("user", "s3cret")
 
 def read(folder: Path, config: Any, registry: str = "r.example.com") -> Credentials:
     (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
-    return read_credentials(folder, registry, "team/app")
+    [credentials] = read_credentials(folder, registry, "team/app")[:1] or [Credentials()]
+    return credentials
 
 
 @pytest.mark.parametrize(
@@ -92,3 +93,31 @@ def test_a_malformed_auth_is_refused_without_its_content(tmp_path: Path) -> None
 
 def test_credentials_are_never_shown() -> None:
     assert "s3cret" not in repr(EXPECTED)
+
+
+def test_several_files_give_several_candidates_the_longest_key_first(tmp_path: Path) -> None:
+    def entry(user: str) -> dict[str, str]:
+        return {"username": user, "password": "p"}
+
+    folder = tmp_path / "config.d" / "team-secret"
+    folder.mkdir(parents=True)
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {"r.example.com": entry("first")}}))
+    for name, auths in {
+        "a.json": {"r.example.com": entry("second"), "other.example.com": entry("no")},
+        "b.json": {"r.example.com/team": entry("longest")},
+        "c.json": {"r.example.com": entry("first")},
+    }.items():
+        (folder / name).write_text(json.dumps({"auths": auths}))
+    hidden = tmp_path / "config.d" / "..2026_11_24"
+    hidden.mkdir()
+    (hidden / "x.json").write_text("{not json")
+    found = read_credentials(tmp_path, "r.example.com", "team/app")
+    assert [credentials.username for credentials in found] == ["longest", "first", "second"]
+
+
+def test_a_file_of_config_d_that_is_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.d").mkdir()
+    (tmp_path / "config.d" / "x.json").write_text("{not json")
+    with pytest.raises(ConfigurationError) as caught:
+        read_credentials(tmp_path, "r.example.com", "team/app")
+    assert "config.d/x.json is not a docker config file" in str(caught.value)

@@ -1,8 +1,10 @@
+import base64
 import gzip
 import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -383,3 +385,71 @@ def test_a_malformed_destination_is_a_configuration_error(results: Path, image: 
 def test_a_results_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputNotFound, match="the results folder"):
         deliver_adapter(settings(tmp_path / "no", f"oci:{tmp_path}/image:v1"))
+
+
+def test_a_registry_that_ignores_the_offset_of_a_piece_is_found_out(
+    registry: FakeRegistry, results: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It takes the second piece, says that it has not, and appends it again: another blob, which is sent anew."""
+    monkeypatch.setattr("pusher.chunked.CHUNK_BYTES", 50_000)
+    pieces: list[str] = []
+
+    def fault(handler: BaseHTTPRequestHandler) -> bool:
+        if _refuse_bodies(100_000)(handler):
+            return True
+        session = handler.path.rpartition("/")[2].partition("?")[0]
+        if handler.command == "PATCH" and len(pieces) < 2:
+            pieces.append(session)
+            registry.sessions[session] += handler._body  # type: ignore[attr-defined]
+            answer = {"Range": f"0-{len(registry.sessions[session]) - 1}"} if len(pieces) == 1 else {}
+            handler.answer(202 if len(pieces) == 1 else 503, **answer)  # type: ignore[attr-defined]
+            return True
+        if handler.command == "GET" and session in pieces:
+            handler.answer(204, Range="0-49999")  # type: ignore[attr-defined]
+            return True
+        if handler.command == "PATCH" and session in pieces:
+            registry.sessions[session] += handler._body  # type: ignore[attr-defined]
+            handler.answer(202)  # type: ignore[attr-defined]
+            return True
+        return False
+
+    registry.auth, registry.fault = "none", fault
+    with caplog.at_level("WARNING"):
+        deliver_adapter(settings(results, f"{registry.host}/a/b:v1"))
+    assert "DIGEST_INVALID" in caplog.text
+    assert "v1" in registry.manifests
+
+
+def test_credentials_that_have_ended_are_refused_before_anything_is_asked(
+    registry: FakeRegistry, results: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def token(ends: float) -> str:
+        claims = base64.urlsafe_b64encode(json.dumps({"exp": ends}).encode()).decode().rstrip("=")
+        return f"e30.{claims}.signature"
+
+    def write(entry: dict[str, str]) -> None:
+        (tmp_path / "config.json").write_text(json.dumps({"auths": {registry.host: entry}}))
+
+    write({"identitytoken": token(1_700_000_000)})
+    with pytest.raises(AccessDenied) as caught:
+        check_destination(settings(results, f"{registry.host}/a/b:v1", tmp_path))
+    assert f"the credentials for {registry.host} ended at 2023-11-14 22:13 UTC" in str(caught.value)
+    assert not registry.requests
+    registry.auth = "none"
+    write({"username": "u", "password": token(time.time() + 600)})
+    with caplog.at_level("WARNING"):
+        check_destination(settings(results, f"{registry.host}/a/b:v1", tmp_path))
+    assert "the credentials end soon" in caplog.text
+    assert "signature" not in caplog.text
+
+
+def test_the_next_credentials_are_tried_where_the_first_are_refused(
+    registry: FakeRegistry, results: Path, tmp_path: Path
+) -> None:
+    registry.write_config(tmp_path, "wrong")
+    (tmp_path / "config.d").mkdir()
+    registry.write_config(tmp_path / "config.d")
+    for auth in ("basic", "bearer"):
+        registry.auth = auth
+        deliver_adapter(settings(results, f"{registry.host}/a/{auth}:v1", tmp_path))
+    assert "v1" in registry.manifests
