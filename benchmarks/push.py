@@ -4,9 +4,10 @@
 
 Needs Debian's docker-registry and skopeo, and oras and a Docker engine (see tests/support/docker-engine). Weights
 (normal numbers in bf16) go to a registry on the loopback address; each round pushes others. The original's steps are
-re-created: cp, tar, sha256sum, gzip -9, a push of what came out. skopeo gets an OCI layout, oras a tar, and their times include making it, as a pusher would have to. The engine's own
-work is not in the client's processor seconds and bytes. `first byte` is from the sentinel to the first byte of the
-weights that reaches the registry.
+re-created: cp, tar, sha256sum, gzip -9, a push of what came out. skopeo gets an OCI layout,
+oras a tar, and their times include making it, as a pusher would have to. The engine's own work is
+not in the client's processor seconds and bytes. `first byte` is from the sentinel to the first byte of the weights that
+reaches the registry.
 """
 
 import argparse

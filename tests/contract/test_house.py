@@ -62,7 +62,7 @@ def test_the_bake_file_builds_every_image(root: Path) -> None:
 
 
 def test_the_image_tags_of_a_job_are_those_of_the_bake_file_and_the_version(root: Path) -> None:
-    from kaito_tuning.job import Images
+    from kaito_tuning.options import Images
 
     text = (root / "docker-bake.hcl").read_text()
     assert f'variable "TAG" {{ default = "{Images.tag}" }}' in text
@@ -78,7 +78,7 @@ def test_a_dockerfile_runs_its_own_app_as_nobody(root: Path) -> None:
         assert "USER 65532:65532" in text
         final = text[text.rindex("\nFROM ") :]
         copied = re.findall(r"^COPY (?!--from=(?:build|base-layer) )(?:--from=\w+ )?(\S+)", final, re.MULTILINE)
-        assert set(copied) <= {"tuning", "chat_templates", module}
+        assert set(copied) <= {"tuning", "chat_templates", "kaito", module}
         assert copied[-1] == module, "code last"
 
 
@@ -156,13 +156,16 @@ def documents(root: Path) -> list[tuple[str, Any]]:
 
 
 def test_every_file_in_deploy_is_loaded_by_what_it_is_for(root: Path) -> None:
-    from kaito_tuning.job import Images, render
-    from kaito_tuning.workspace import parse_workspace
+    from kaito_tuning.job import render
+    from kaito_tuning.reading import parse_workspace
+    from kaito_tuning.schema import custom_resource_definition
     from tuning.training_config import CONFIG_KEY, parse_training_config
 
     for name, document in documents(root):
         if document["kind"] == "Workspace":
-            render(parse_workspace(document, source=name), None, Images())
+            render(parse_workspace(document, source=name), None)
+        elif document["kind"] == "CustomResourceDefinition":
+            assert document == custom_resource_definition()
         else:
             method = name.partition("-")[0]
             assert parse_training_config(document["data"][CONFIG_KEY], source=name, method=method).method == method

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from data_downloader.settings import Settings as DownloaderSettings
-from kaito_tuning.job import Images, Rendered, pod_failure_policy, render
-from kaito_tuning.workspace import parse_workspace
+from kaito_tuning.job import Rendered, pod_failure_policy, render
+from kaito_tuning.reading import parse_workspace
 from pusher.settings import Settings as PusherSettings
 from trainer.settings import Settings as TrainerSettings
 from tuning import volumes
@@ -22,7 +22,7 @@ FOREIGN = {"PYTORCH_CUDA_ALLOC_CONF"}
 @pytest.fixture
 def rendered(root: Path) -> Rendered:
     text = (root / "deploy" / "examples" / "phi-3-mini-lora.yaml").read_text()
-    return render(parse_workspace(yaml.safe_load(text), source="example"), None, Images())
+    return render(parse_workspace(yaml.safe_load(text), source="example"), None)
 
 
 def containers(rendered: Rendered) -> dict[str, dict[str, Any]]:

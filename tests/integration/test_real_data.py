@@ -10,9 +10,9 @@ import yaml
 from demo.file_server import serve
 from tests.unit.kaito_tuning.test_workspace import document
 
-from kaito_tuning.job import Images, render
+from kaito_tuning.job import render
 from kaito_tuning.local import Local, run_as_processes
-from kaito_tuning.workspace import parse_workspace
+from kaito_tuning.reading import parse_workspace
 from tuning.provenance import read_manifest
 from tuning.training_config import CONFIG_KEY
 
@@ -61,7 +61,7 @@ def test_a_real_dataset_becomes_an_adapter_that_lowers_the_held_out_loss(
             "tuning__input": {"urls": [f"{url}/{name}.jsonl"]},
             "tuning__output": {"image": "oci:/mnt/results/image:v1"},
         }
-        job = render(parse_workspace(document(**changes), source="w.yaml"), configmap, Images())
+        job = render(parse_workspace(document(**changes), source="w.yaml"), configmap)
         output = io.StringIO()
         verdict = run_as_processes(job, Local(tmp_path / "pod", tiny_model), dict(os.environ), output)
     assert verdict.exit_code == 0, output.getvalue()

@@ -10,16 +10,19 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 
-from kaito_tuning.job import DATA_DOWNLOADER, DOCKER_CONFIG_VOLUME, PUSHER, TRAINER, Manifest, Rendered
+from kaito_tuning.job import Rendered
+from kaito_tuning.pod import DATA_DOWNLOADER, DOCKER_CONFIG_VOLUME, PUSHER, TRAINER, Manifest
 from tuning import environment
-from tuning.errors import ConfigurationError, InputNotFound
+from tuning.errors import CAUSES, ConfigurationError, InputNotFound, JobReaction
 from tuning.image_reference import parse_image_reference
 
 GRACE_SECONDS = 30.0
@@ -30,11 +33,12 @@ _MODULES = {name: name.replace("-", "_") for name in (DATA_DOWNLOADER, TRAINER, 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a container ended: its exit code, and the sentence of its termination message."""
+    """How a container ended: its exit code, the sentence of its termination message, and how long it ran."""
 
     container: str
     exit_code: int
     message: str
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,15 @@ class Verdict:
     def exit_code(self) -> int:
         """0, or the exit code of the container that failed first in the order of the pod."""
         return next((ended.exit_code for ended in self.ended if ended.exit_code), 0)
+
+    @property
+    def reaction(self) -> str:
+        """What the Job controller does with such a pod, by the Job's podFailurePolicy."""
+        if not self.exit_code:
+            return "succeeds"
+        final = {cause.exit_code for cause in CAUSES if cause.reaction is JobReaction.FAIL_JOB}
+        codes = {ended.exit_code for ended in self.ended}
+        return "fails at once, another try could not help" if codes & final else "counts a failure, and tries again"
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ def run_as_processes(
     processes = _Processes(output or sys.stderr)
     with _signals_handed_to(processes):
         ended = []
-        for container in pod["initContainers"]:
+        for container in pod.get("initContainers", []):
             command, variables = _command(container), paths.environment(container, run_id, environ)
             ended += processes.run([(container["name"], command, variables)], paths.work)
             if ended[-1].exit_code:
@@ -178,6 +191,7 @@ class _Processes:
         if self._stopped:
             return [Ended(name, 128 + signal.SIGTERM, "") for name, _, _ in commands]
         readers = []
+        start = time.monotonic()
         for name, command, variables in commands:
             process = subprocess.Popen(  # noqa: S603 - our own modules, no shell
                 command,
@@ -194,15 +208,16 @@ class _Processes:
             reader = threading.Thread(target=self._copy, args=(name, process), daemon=True)
             reader.start()
             readers.append(reader)
-        ended = []
-        for (name, _, _), process in zip(commands, self._running, strict=True):
-            code = process.wait()
-            # As a container runtime counts: 128 + the signal.
-            ended.append((name, code if code >= 0 else 128 - code))
+        with ThreadPoolExecutor(len(commands)) as threads:
+            waits = list(threads.map(lambda process: (process.wait(), time.monotonic() - start), self._running))
         for reader in readers:
             reader.join()
         self._running = []
-        return [Ended(name, code, _sentence(work / "termination" / name)) for name, code in ended]
+        return [
+            # As a container runtime counts: 128 + the signal.
+            Ended(name, code if code >= 0 else 128 - code, _sentence(work / "termination" / name), round(seconds, 1))
+            for (name, _, _), (code, seconds) in zip(commands, waits, strict=True)
+        ]
 
     def stop(self) -> None:
         """End what runs: SIGTERM, a grace period, SIGKILL."""

@@ -1,19 +1,15 @@
-"""The Workspace resource (kaito.sh v1alpha1 and v1beta1): parsed into a frozen model, every problem with its path."""
+"""The Workspace resource (kaito.sh v1alpha1 and v1beta1) as a frozen model; a wrong field has its path named."""
 
-from collections.abc import Mapping
-from pathlib import Path
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from tuning.destination import LayoutDestination, parse_destination
-from tuning.errors import ConfigurationError, InputNotFound, Problem, refuse
-from tuning.image_reference import parse_image_reference
-from tuning.presets import Preset, find_preset, presets
+from tuning.errors import Problem
+from tuning.presets import Preset, find_preset
 from tuning.suggestion import did_you_mean
-from tuning.training_config import METHODS
-from tuning.yaml_text import parse_yaml
 
 
 class _Resource(BaseModel):
@@ -30,17 +26,18 @@ class LabelSelector(_Resource):
 class ResourceSpec(_Resource):
     """The nodes that the Job may run on."""
 
-    count: int = 1
+    count: int = Field(default=1, ge=1)
     instance_type: str = ""
     label_selector: LabelSelector = Field(default_factory=LabelSelector)
     preferred_nodes: list[str] = Field(default_factory=list)
 
 
 class PresetOptions(_Resource):
-    """A trainer image of the user's own, with the base model inside."""
+    """A trainer image of the user's own with the base model inside, and the secret for a model on the hub."""
 
     image: str = ""
     image_pull_secrets: list[str] = Field(default_factory=list)
+    model_access_secret: str = ""
 
 
 class PresetSpec(_Resource):
@@ -86,6 +83,7 @@ class Metadata(BaseModel):
 
     name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
     namespace: str = "default"
+    uid: str = ""
 
 
 class Workspace(_Resource):
@@ -112,37 +110,34 @@ class Workspace(_Resource):
         return preset
 
 
-def read_workspace(path: Path) -> tuple[Workspace, Mapping[str, Any] | None]:
-    """The Workspace in the file `path`, and the ConfigMap that stands beside it, if any.
-
-    Raises InputNotFound without the file, ConfigurationError with all problems of the Workspace.
-    """
+def freeze(document: Mapping[str, Any]) -> tuple[Workspace | None, list[Problem]]:
+    """The Workspace, and what is wrong with its fields; what is wrong is left out, so that the rest can be read."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputNotFound(f"cannot read {path}: {error.strerror}") from error
-    found: dict[str, Any] = {}
-    for document in parse_yaml(text, path.name):
-        kind = document.get("kind") if isinstance(document, dict) else None
-        if kind not in ("Workspace", "ConfigMap") or kind in found:
-            raise ConfigurationError(
-                f"{path.name} has a document of the kind {kind!r}", hint="give one Workspace and at most one ConfigMap"
-            )
-        found[kind] = document
-    if "Workspace" not in found:
-        raise ConfigurationError(f"{path.name} has no Workspace", hint="it begins with kind: Workspace")
-    return parse_workspace(found["Workspace"], source=path.name), found.get("ConfigMap")
-
-
-def parse_workspace(document: Mapping[str, Any], *, source: str) -> Workspace:
-    """Check `document` and freeze it. Raises ConfigurationError with all problems."""
-    try:
-        workspace = Workspace.model_validate(document)
+        return Workspace.model_validate(document), []
     except ValidationError as error:
-        refuse([_problem(detail) for detail in error.errors()], source=source)
-        raise  # not reached: a ValidationError has details
-    refuse(_problems(workspace), source=source)
-    return workspace
+        details = error.errors()
+    rest: Any = copy.deepcopy(dict(document))
+    for detail in details:
+        _remove(rest, detail["loc"])
+    # What no rule looks at has a stand-in, so that the rules see the rest.
+    rest |= {"apiVersion": "kaito.sh/v1beta1", "kind": "Workspace"}
+    if isinstance(rest.setdefault("metadata", {}), dict):
+        rest["metadata"].setdefault("name", "unnamed")
+    try:
+        workspace = Workspace.model_validate(rest)
+    except ValidationError:
+        workspace = None
+    return workspace, [_problem(detail) for detail in details]
+
+
+def _remove(content: Any, path: Sequence[str | int]) -> None:
+    for part in path[:-1]:
+        try:
+            content = content[part]
+        except (KeyError, IndexError, TypeError):
+            return
+    if isinstance(content, dict):
+        content.pop(path[-1], None)
 
 
 def _problem(detail: Any) -> Problem:
@@ -152,65 +147,15 @@ def _problem(detail: Any) -> Problem:
         case "missing":
             return Problem(path, "is missing")
         case "extra_forbidden":
-            return Problem(path, "is unknown", did_you_mean(str(detail["loc"][-1]), _field_names()))
+            return Problem(path, "is unknown", did_you_mean(str(detail["loc"][-1]), field_names()))
         case "string_pattern_mismatch":
             return Problem(path, f"{detail['input']!r} is not a DNS label", "use lower case letters, digits and '-'")
         case _:
             return Problem(path, f"is wrong: {detail['msg'][0].lower()}{detail['msg'][1:]}")
 
 
-def _field_names() -> set[str]:
+def field_names() -> set[str]:
+    """The names of all fields of a Workspace, on every level."""
     models: list[type[BaseModel]] = [Workspace, Metadata, ResourceSpec, LabelSelector, PresetSpec, PresetOptions]
     models += [TuningSpec, DataSource, DataDestination]
     return {field.alias or name for model in models for name, field in model.model_fields.items()}
-
-
-def _problems(workspace: Workspace) -> list[Problem]:
-    tuning = workspace.tuning
-    problems = []
-    if workspace.method not in METHODS:
-        problems.append(Problem("tuning.method", f"{tuning.method!r} is unknown", f"use {' or '.join(METHODS)}"))
-    if find_preset(tuning.preset.name) is None:
-        hint = did_you_mean(tuning.preset.name, presets()) or f"the presets are {', '.join(presets())}"
-        problems.append(Problem("tuning.preset.name", f"{tuning.preset.name!r} is unknown", hint))
-    if workspace.resource.count != 1:
-        problems.append(Problem("resource.count", f"{workspace.resource.count} is not supported", "use 1"))
-    problems += _one_of(
-        "tuning.input",
-        {"urls": tuning.input.urls, "image": tuning.input.image, "volumeSource": tuning.input.volume_source},
-    )
-    problems += _one_of("tuning.output", {"image": tuning.output.image, "volumeSource": tuning.output.volume_source})
-    if tuning.input.image:
-        problems += _reference("tuning.input.image", tuning.input.image)
-    if tuning.preset.preset_options.image:
-        problems += _reference("tuning.preset.presetOptions.image", tuning.preset.preset_options.image)
-    if tuning.output.image:
-        problems += _destination(tuning.output)
-    return problems
-
-
-def _one_of(path: str, choices: Mapping[str, Any]) -> list[Problem]:
-    given = [name for name, value in choices.items() if value]
-    if len(given) == 1:
-        return []
-    found = "none" if not given else " and ".join(given)
-    return [Problem(path, f"must have exactly one of {', '.join(choices)}, and has {found}")]
-
-
-def _reference(path: str, text: str) -> list[Problem]:
-    try:
-        parse_image_reference(text)
-    except ValueError as error:
-        return [Problem(path, f"is no image reference: {error}")]
-    return []
-
-
-def _destination(output: DataDestination) -> list[Problem]:
-    try:
-        destination = parse_destination(output.image)
-    except ValueError as error:
-        return [Problem("tuning.output.image", f"is no destination: {error}")]
-    if not isinstance(destination, LayoutDestination) and not output.image_push_secret:
-        hint = "name a Secret made by `kubectl create secret docker-registry`"
-        return [Problem("tuning.output.imagePushSecret", "is missing", hint)]
-    return []

@@ -40,8 +40,12 @@ def check_destination(settings: Settings) -> Mapping[str, Any]:
 def deliver_adapter(settings: Settings) -> Mapping[str, Any]:
     """Wait for the trainer to end, and deliver its adapter; raise TrainingFailed where there is none.
 
+    Of several nodes only the first has the adapter; on the others there is nothing to do.
+
     With several destinations each is tried; where some fail the error tells which, and the receipt which not.
     """
+    if settings.node:
+        return {"message": f"node 0 delivers the adapter, this is node {settings.node}"}
     stores = open_stores(settings)
     if not settings.results.is_dir():
         raise InputNotFound(f"the results folder {settings.results} does not exist", hint="mount the trainer's volume")

@@ -28,6 +28,7 @@ class Settings:
     deadline_seconds: float = setting(environment.PUSH_DEADLINE_SECONDS)
     preflight: str = setting(environment.PUSH_PREFLIGHT)
     preset: str = setting(environment.PRESET_NAME)
+    node: int = setting(environment.JOB_COMPLETION_INDEX)
 
     @property
     def results(self) -> Path:

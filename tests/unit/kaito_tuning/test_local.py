@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from kaito_tuning import local
-from kaito_tuning.job import Images, render
+from kaito_tuning.job import render
 from kaito_tuning.local import Local, run_as_processes
-from kaito_tuning.workspace import parse_workspace
+from kaito_tuning.reading import parse_workspace
 from tests.support.web import Web, content
 from tests.unit.kaito_tuning.test_workspace import document
 from tuning.errors import ConfigurationError, InputNotFound
@@ -20,7 +20,7 @@ ENVIRON = {"PATH": "/usr/bin:/bin", "DATA_URLS": "http://not-from-here/x", "LOG_
 
 
 def rendered(**changes: Any) -> Any:
-    return render(parse_workspace(document(**changes), source="w.yaml"), None, Images())
+    return render(parse_workspace(document(**changes), source="w.yaml", local=True), None)
 
 
 LAYOUT = {"image": "oci:/mnt/results/image:v1"}

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kaito_tuning.workspace import Workspace, parse_workspace, read_workspace
+from kaito_tuning.reading import parse_workspace, read_workspace
+from kaito_tuning.workspace import Workspace
 from tuning.errors import ConfigurationError, InputNotFound
 
 
@@ -79,7 +80,7 @@ def test_the_original_api_version_and_what_a_cluster_adds_are_accepted() -> None
         ({"tuning__output": {"image": "r.example.com/A:1", "imagePushSecret": "p"}}, "must be lowercase"),
         ({"tuning__output": {"image": "r.example.com/a:1"}}, "tuning.output.imagePushSecret is missing"),
         ({"tuning__output": {}}, "tuning.output must have exactly one of"),
-        ({"resource__count": 2}, "resource.count 2 is not supported"),
+        ({"resource__count": 0}, "resource.count is wrong"),
         ({"resource__instancetype": "x"}, "did you mean instanceType?"),
         ({"metadata": {"name": "Not_A_Label"}}, "metadata.name 'Not_A_Label' is not a DNS label"),
         ({"apiVersion": "v1"}, "apiVersion is wrong"),
@@ -93,8 +94,8 @@ def test_what_is_wrong_is_named_with_its_path(changes: dict[str, Any], said: str
 
 
 def test_all_problems_are_named_at_once() -> None:
-    message = refused(tuning__method="dora", tuning__input={}, tuning__output={}, resource__count=3).message
-    assert "4 problems" in message
+    message = refused(tuning__method="dora", tuning__input={}, tuning__output={}, resource__count=0, kind=7).message
+    assert "5 problems" in message
 
 
 def write(tmp_path: Path, *documents: Any) -> Path:
