@@ -11,7 +11,8 @@ from demo.file_server import serve
 from tests.unit.kaito_tuning.test_workspace import document
 
 from kaito_tuning.job import render
-from kaito_tuning.local import Local, run_as_processes
+from kaito_tuning.local import Local
+from kaito_tuning.processes import run_as_processes
 from kaito_tuning.reading import parse_workspace
 from tuning.provenance import read_manifest
 from tuning.training_config import CONFIG_KEY

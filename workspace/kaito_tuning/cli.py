@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from kaito_tuning.engine import run_in_containers
 from kaito_tuning.explain import explain
 from kaito_tuning.job import Rendered, render
-from kaito_tuning.local import Local, run_as_processes
+from kaito_tuning.local import Local
 from kaito_tuning.options import Images, Options
 from kaito_tuning.plan import CHARACTERS_PER_TOKEN, make_plan, sample_of_workspace
 from kaito_tuning.pod import Pod
+from kaito_tuning.processes import run_as_processes
 from kaito_tuning.reading import parse_workspace, read_documents
 from kaito_tuning.sampling import Sample, sample_path, sample_urls
 from kaito_tuning.scaffold import needs_secret, scaffold
@@ -38,12 +40,21 @@ class Output(StrEnum):
     JSON = "json"
 
 
+class Backend(StrEnum):
+    """What runs a pod on this machine."""
+
+    PROCESS = "process"
+    DOCKER = "docker"
+
+
 _File = Annotated[Path, typer.Argument(help="A Workspace; a ConfigMap may stand beside it as a second document.")]
 _Files = Annotated[list[Path], typer.Argument(help="A Workspace, and perhaps its ConfigMap, in one file or two.")]
 _Output = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for programs.")]
 _Registry = Annotated[str, typer.Option(help="Where the images are.")]
 _Tag = Annotated[str, typer.Option(help="The tag of the images.")]
 _Gpus = Annotated[int | None, typer.Option(min=1, help="GPUs of a node, where its instance type does not tell.")]
+
+_Memory = Annotated[str, typer.Option(help="Memory of the trainer, as in 64Gi.")]
 
 
 @app.callback()
@@ -78,12 +89,14 @@ def render_command(
     registry: _Registry = Images.registry,
     tag: _Tag = Images.tag,
     gpus: _Gpus = None,
+    memory: _Memory = "",
     deadline: Annotated[int | None, typer.Option(min=1, help="activeDeadlineSeconds of the Job.")] = None,
     ttl: Annotated[int | None, typer.Option(min=0, help="ttlSecondsAfterFinished of the Job.")] = None,
     queue: Annotated[str, typer.Option(help="A LocalQueue of Kueue.")] = "",
     data_secret: Annotated[str, typer.Option(help="A Secret with a token for each host of the URLs.")] = "",
     weights_claim: Annotated[str, typer.Option(help="A PersistentVolumeClaim with the base model's folder.")] = "",
     weights_image: Annotated[str, typer.Option(help="An image with the base model's folder, mounted.")] = "",
+    ca: Annotated[str, typer.Option(help="A ConfigMap with the key ca.crt, a private authority's certificates.")] = "",
     owned: Annotated[bool, typer.Option("--owned", help="The Workspace owns what is rendered.")] = False,
     kaito_images: Annotated[
         bool, typer.Option("--kaito-images", help="The paths and the command line of Kaito's own controller.")
@@ -94,12 +107,14 @@ def render_command(
     options = Options(
         images=Images(registry, tag),
         gpus=gpus,
+        memory=memory,
         deadline_seconds=deadline,
         ttl_seconds=ttl,
         queue=queue,
         data_secret=data_secret,
         weights_claim=weights_claim,
         weights_image=weights_image,
+        ca_configmap=ca,
         owned=owned,
         kaito=kaito_images,
     )
@@ -150,11 +165,30 @@ def run_command(
     docker_config: Annotated[
         Path | None, typer.Option(help="A folder with a config.json, in place of the push secret.")
     ] = None,
+    ca: Annotated[Path | None, typer.Option(help="Certificates of a private authority.")] = None,
+    backend: Annotated[
+        Backend, typer.Option(help="process needs nothing; docker runs the real images.")
+    ] = Backend.PROCESS,
+    registry: _Registry = Images.registry,
+    tag: _Tag = Images.tag,
+    memory: _Memory = "",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the containers for a look.")] = False,
     output: _Output = Output.TEXT,
 ) -> None:
-    """Run the same pod on this machine as processes; the exit code is the Job's verdict."""
-    _, rendered = _render(file, Options(), local=True)
-    verdict = run_as_processes(rendered, Local(work_dir, weights, docker_config), os.environ)
+    """Run the same pod on this machine; the exit code is the Job's verdict."""
+    options = Options(
+        images=Images(registry, tag),
+        memory=memory,
+        # In a container the folder is mounted, in place of an image with the model.
+        weights_claim="local" if weights and backend is Backend.DOCKER else "",
+        ca_configmap="local" if ca else "",
+    )
+    _, rendered = _render(file, options, local=True)
+    local = Local(work_dir, weights, docker_config, ca)
+    if backend is Backend.DOCKER:
+        verdict = run_in_containers(rendered, local, os.environ, keep=keep)
+    else:
+        verdict = run_as_processes(rendered, local, os.environ)
     if output is Output.JSON:
         show_json(
             {"exitCode": verdict.exit_code, "job": verdict.reaction, "containers": [vars(e) for e in verdict.ended]}

@@ -22,6 +22,8 @@ class Options:
     images: Images = Images()
     # GPUs of a node, where the instance type does not tell or is not known.
     gpus: int | None = None
+    # Memory of the trainer, as a quantity of Kubernetes.
+    memory: str = ""
     # Seconds after which Kubernetes ends the Job, and after which it removes a finished one.
     deadline_seconds: int | None = None
     ttl_seconds: int | None = None
@@ -32,6 +34,8 @@ class Options:
     # The base model's folder: a claim of a volume, or an image that Kubernetes mounts (1.33).
     weights_claim: str = ""
     weights_image: str = ""
+    # A ConfigMap with the key ca.crt: the certificates of a private authority.
+    ca_configmap: str = ""
     # Let the Workspace own what is rendered; needs the uid that it has in the cluster.
     owned: bool = False
     revision: int = 1

@@ -32,6 +32,9 @@ DATA_DOWNLOADER = "data-downloader"
 PUSHER = "pusher"
 TRAINER = "trainer"
 WEIGHTS_VOLUME = "model-weights-volume"
+CERTIFICATES_VOLUME = "certificates"
+CERTIFICATES = Path("/etc/certificates")
+CERTIFICATES_KEY = "ca.crt"
 DATA_TOKENS_VOLUME = "data-tokens"
 DATA_TOKENS = Path("/etc/data-tokens")
 HUB_TOKEN_KEY = "HF_TOKEN"  # noqa: S105 - a name
@@ -88,6 +91,8 @@ class Pod:
                 {"key": "sku", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"},
             ],
         }
+        if self.options.ca_configmap:
+            self._trust(spec)
         if not spec["initContainers"]:
             del spec["initContainers"]
         if workspace.resource.count > 1:
@@ -101,6 +106,16 @@ class Pod:
             required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
             spec["affinity"] = {"nodeAffinity": required}
         return spec
+
+    def _trust(self, spec: Manifest) -> None:
+        """Let our own containers trust the authority of the site."""
+        spec["volumes"].append({"name": CERTIFICATES_VOLUME, "configMap": {"name": self.options.ca_configmap}})
+        mount = {"name": CERTIFICATES_VOLUME, "mountPath": str(CERTIFICATES), "readOnly": True}
+        trust = {"name": environment.REQUESTS_CA_BUNDLE.name, "value": str(CERTIFICATES / CERTIFICATES_KEY)}
+        for container in spec["initContainers"] + spec["containers"]:
+            if container["image"] != self.workspace.tuning.input.image:
+                container["volumeMounts"].append(dict(mount))
+                container["env"].append(dict(trust))
 
     @property
     def gpus(self) -> int:
@@ -166,7 +181,7 @@ class Pod:
         mounted = bool(options.weights_claim or options.weights_image)
         baked = preset.in_image and not mounted
         in_folder = mounted or baked or bool(chosen.image)
-        gpus = {"nvidia.com/gpu": self.gpus}
+        limits = {"nvidia.com/gpu": self.gpus, **({"memory": options.memory} if options.memory else {})}
         count, name = workspace.resource.count, workspace.metadata.name
         meeting: list[tuple[Variable[Any], str]] = [
             (environment.TUNING_NODES, str(count)),
@@ -198,7 +213,7 @@ class Pod:
                 *([(WEIGHTS_VOLUME, volumes.WEIGHTS, True)] if mounted else []),
                 (SHARED_MEMORY_VOLUME, Path("/dev/shm"), False),  # noqa: S108 - the volume torch's workers share
             ],
-            resources={"limits": gpus, "requests": dict(gpus)},
+            resources={"limits": limits, "requests": dict(limits)},
         )
         container["env"] += [_RUN_ID, {"name": "PYTORCH_CUDA_ALLOC_CONF", "value": "expandable_segments:True"}]
         if chosen.model_access_secret:

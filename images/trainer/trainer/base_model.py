@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ def find_base_model(config: TrainingConfig, weights: str) -> str:
         return name
     if not path.is_dir():
         raise InputNotFound(f"there is no base model at {path}: no such folder", hint=_WEIGHTS_HINT)
+    unreadable = next((file for file in [path, *path.glob("*")] if not os.access(file, _READABLE[file.is_dir()])), None)
+    if unreadable:
+        raise InputNotFound(
+            f"the base model cannot be read: {unreadable} is closed to user {os.getuid()}",
+            hint="let others read it: chmod -R a+rX",
+        )
     for needed in ("config.json", "tokenizer_config.json"):
         if not (path / needed).is_file():
             raise InputNotFound(f"there is no base model at {path}: {needed} is missing", hint=_WEIGHTS_HINT)
@@ -54,6 +61,8 @@ def _check_shards(path: Path, config: TrainingConfig) -> None:
         raise InputNotFound(f"there is no base model at {path}: {', '.join(missing)} is missing", hint=_WEIGHTS_HINT)
 
 
+# A file is read; a folder is entered, too.
+_READABLE = {False: os.R_OK, True: os.R_OK | os.X_OK}
 _WEIGHTS_HINT = "mount the weights there, or set ModelConfig.pretrained_model_name_or_path to a folder or a hub id"
 
 

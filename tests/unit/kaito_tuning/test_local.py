@@ -10,7 +10,9 @@ import pytest
 
 from kaito_tuning import local
 from kaito_tuning.job import render
-from kaito_tuning.local import Local, run_as_processes
+from kaito_tuning.local import Local
+from kaito_tuning.local_volumes import Volumes
+from kaito_tuning.processes import _environment, run_as_processes
 from kaito_tuning.reading import parse_workspace
 from tests.support.web import Web, content
 from tests.unit.kaito_tuning.test_workspace import document
@@ -57,15 +59,16 @@ def test_a_broken_dataset_ends_trainer_and_pusher_with_its_cause(web: Web, tmp_p
 def test_paths_are_mapped_and_settings_come_from_the_job_alone(tmp_path: Path) -> None:
     job = rendered(tuning__input={"urls": ["http://127.0.0.1:1/x"]}, tuning__output=LAYOUT)
     spec = job.job["spec"]["template"]["spec"]
-    paths = local._Paths(spec, job, Local(tmp_path, weights=tmp_path / "weights"))
-    trainer = paths.environment(spec["containers"][0], "run-1", ENVIRON)
+    given = Local(tmp_path, weights=tmp_path / "weights")
+    volumes = Volumes(job, given)
+    trainer = _environment(spec["containers"][0], volumes, given, "run-1", ENVIRON)
     assert trainer["RESULTS_PATH"] == f"{tmp_path}/results-volume"
     assert trainer["YAML_FILE_PATH"] == f"{tmp_path}/config-volume/training_config.yaml"
     assert trainer["MODEL_WEIGHTS_PATH"] == f"{tmp_path}/weights"
     assert trainer["TUNING_RUN_ID"] == "run-1"
     assert trainer["PATH"] == "/usr/bin:/bin"
     assert "DATA_URLS" not in trainer
-    pusher = paths.environment(spec["containers"][1], "run-1", ENVIRON)
+    pusher = _environment(spec["containers"][1], volumes, given, "run-1", ENVIRON)
     assert pusher["OUTPUT_IMAGE"] == f"oci:{tmp_path}/results-volume/image:v1"
     assert Path(trainer["YAML_FILE_PATH"]).read_text().startswith("training_config:")
 
@@ -94,7 +97,7 @@ def test_a_volume_of_the_cluster_is_refused(tmp_path: Path) -> None:
 
 def test_stopping_ends_what_runs_as_a_deletion_would(tmp_path: Path) -> None:
     (tmp_path / "termination").mkdir()
-    processes = local._Processes(io.StringIO())
+    processes = local._Processes(io.StringIO(), lambda: None)
     threading.Timer(0.5, processes.stop).start()
     start = time.monotonic()
     [ended] = processes.run([("sleeper", [sys.executable, "-c", "import time; time.sleep(60)"], {})], tmp_path)
@@ -108,7 +111,7 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(local, "GRACE_SECONDS", 0.5)
     (tmp_path / "termination").mkdir()
     output = io.StringIO()
-    processes = local._Processes(output)
+    processes = local._Processes(output, lambda: None)
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 
     def stop_when_up() -> None:

@@ -1,0 +1,132 @@
+"""Each image on its own: how it is built, and what it says to somebody who runs it wrongly."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.support.engine import docker
+
+pytestmark = pytest.mark.timeout(300)
+PLAIN = ["--rm", "--read-only", "--tmpfs", "/tmp:mode=1777", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+
+
+def run(image: str, *options: str, arguments: tuple[str, ...] = ()) -> tuple[int, str]:
+    """Run an image as in the pod; its exit code and its log."""
+    command = ["docker", "run", *PLAIN, *options, image, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def sentence(log: str) -> str:
+    """The one line that says what went wrong."""
+    [line] = [line for line in log.splitlines() if " ERROR " in line]
+    assert "Traceback" not in log
+    return line
+
+
+@pytest.fixture(scope="module")
+def named(images: list[str]) -> dict[str, str]:
+    return {image.partition("/")[2].partition(":")[0]: image for image in images}
+
+
+def test_each_image_is_small_unprivileged_and_labelled(named: dict[str, str]) -> None:
+    base = int(docker("inspect", "--format", "{{.Size}}", "kaito-tuning/python-base:local"))
+    for name, image in named.items():
+        [found] = json.loads(docker("inspect", image))
+        above = (found["Size"] - base) / 1e6
+        print(f"{name}: {above:.0f} MB above the base, {len(found['RootFS']['Layers'])} layers")
+        assert found["Config"]["User"] == "65532:65532"
+        assert found["Config"]["Entrypoint"] == ["python", "-m", name.replace("-", "_")]
+        assert found["Config"]["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+        assert not found["Config"].get("Healthcheck")
+        if name != "trainer":
+            assert above < 70
+    history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", named["trainer"])
+    assert "pa55word" not in history
+
+
+@pytest.mark.parametrize("name", ["data-downloader", "trainer", "pusher"])
+def test_no_pip_no_cache_and_no_secret_is_in_an_image(named: dict[str, str], name: str, tmp_path: Path) -> None:
+    found = docker(
+        "run", "--rm", "--entrypoint", "sh", named[name], "-c", "ls -d /venv/bin/pip* /root/.cache 2>/dev/null; true"
+    )
+    assert found == ""
+    saved = tmp_path / "image.tar"
+    docker("save", "--output", str(saved), named[name])
+    search = subprocess.run(["grep", "-c", "-a", "pa55word-of-the-index", str(saved)], capture_output=True, check=False)
+    assert search.stdout.strip() == b"0", "the pip.conf of the build"
+
+
+@pytest.mark.parametrize("name", ["data-downloader", "trainer", "pusher"])
+def test_help_reaches_the_app(named: dict[str, str], name: str) -> None:
+    code, log = run(named[name], arguments=("--help",))
+    assert code == 0
+    assert "usage" in log.lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("data-downloader", 78, "DATA_URLS is not set"),
+        ("trainer", 66, "/mnt/config/training_config.yaml"),
+        ("pusher", 78, "OUTPUT_IMAGE is not set"),
+    ],
+)
+@pytest.mark.parametrize("user", ["65532:65532", "1000680000:0"])
+def test_without_configuration_one_sentence_says_so(
+    named: dict[str, str], name: str, code: int, said: str, user: str, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    results.chmod(0o777)
+    volume = ["--volume", f"{results}:/mnt/results"] if name == "trainer" else []
+    found, log = run(named[name], "--user", user, *volume)
+    assert found == code, log
+    assert said in sentence(log)
+
+
+def test_a_volume_that_cannot_be_written_is_named(named: dict[str, str], tmp_path: Path) -> None:
+    options = ["--env", "DATA_URLS=https://h.example.com/x.jsonl", "--volume", f"{tmp_path}:/data:ro"]
+    code, log = run(named["data-downloader"], *options)
+    assert code == 71, log
+    assert "/data" in sentence(log)
+
+
+def test_without_a_network_the_source_is_named(named: dict[str, str], tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    options = ["--network", "none", "--env", "DATA_URLS=https://h.example.com/x.jsonl", "--env", "DOWNLOAD_ATTEMPTS=1"]
+    code, log = run(named["data-downloader"], *options, "--volume", f"{tmp_path}:/data")
+    assert code == 75, log
+    assert "h.example.com" in sentence(log)
+
+
+def test_a_disk_that_is_too_small_is_named_before_it_is_filled(named: dict[str, str], tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "x.jsonl").write_text('{"text": "a"}\n' * 200_000)
+    options = ["--env", "DATA_URLS=file:///source/x.jsonl", "--env", "DATA_ALLOW_FILE=true"]
+    options += ["--volume", f"{tmp_path}:/source:ro", "--tmpfs", "/data:size=1m,mode=1777"]
+    code, log = run(named["data-downloader"], *options)
+    assert code == 71, log
+    assert "/data" in sentence(log)
+
+
+def test_the_bake_file_names_what_the_folders_and_the_presets_have(root: Path) -> None:
+    from tuning.presets import presets
+
+    environ = {**os.environ, "BUILDX_BAKE_ENTITLEMENTS_FS": "0"}
+    targets = [f"trainer-{name.replace('.', '-')}" for name, preset in presets().items() if preset.in_image]
+    command = ["docker", "buildx", "bake", "--print", "default", "trainer-cpu", *targets]
+    done = subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)["target"]
+    for image in ("data-downloader", "trainer", "pusher"):
+        target = printed[image]
+        assert (root / target["context"] / target.get("dockerfile", "Dockerfile")).is_file()
+        assert target["contexts"]["shared"] == "./shared"
+        assert target["tags"] == [f"ghcr.io/kaito-tuning/{image}:0.1.0"]
+    assert printed["pusher"]["platforms"] == ["linux/amd64", "linux/arm64"]
+    assert printed["trainer-cpu"]["args"]["TORCH_VARIANT"] == "cpu"
+    assert printed["trainer-phi-4"]["contexts"]["weights"] == "./weights/phi-4"
+    assert printed["trainer-phi-4"]["tags"] == ["ghcr.io/kaito-tuning/trainer-phi-4:0.1.0"]
