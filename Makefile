@@ -4,7 +4,7 @@ BIN := .venv/bin
 COMPILE := $(BIN)/pip-compile --quiet --no-header --annotation-style=line --strip-extras --allow-unsafe \
 	--no-emit-find-links --no-emit-index-url --no-emit-options
 
-.PHONY: help venv demo test lint format lock e2e bench
+.PHONY: help venv demo test e2e audit lint format lock
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -25,7 +25,14 @@ demo: venv ## Dataset by URL -> adapter image, proven, on this machine (a minute
 	$(BIN)/python -m demo
 
 test: venv ## Unit, contract and integration tests
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest --ignore=tests/e2e --numprocesses=2 --dist=loadfile
+
+e2e: venv ## The images baked for real, and a Workspace run in them (Debian, root; about five minutes)
+	tests/e2e/run
+
+audit: venv ## Known vulnerabilities of what the locks name
+	$(BIN)/python -m pip install --quiet pip-audit
+	for lock in images/*/requirements.lock; do $(BIN)/pip-audit --requirement $$lock --no-deps --disable-pip || exit 1; done
 
 lint: venv ## Style, types, import rules
 	$(BIN)/ruff format --check .
