@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from kaito_tuning.base_models import find_model
 from kaito_tuning.engine import run_in_containers
 from kaito_tuning.explain import explain
 from kaito_tuning.job import Rendered, render
 from kaito_tuning.local import Local
 from kaito_tuning.options import Images, Options
 from kaito_tuning.plan import CHARACTERS_PER_TOKEN, make_plan, sample_of_workspace
-from kaito_tuning.pod import Pod
+from kaito_tuning.pod import HUB_TOKEN_KEY, Pod
 from kaito_tuning.processes import run_as_processes
 from kaito_tuning.reading import parse_workspace, read_documents
 from kaito_tuning.sampling import Sample, sample_path, sample_urls
@@ -24,6 +25,7 @@ from kaito_tuning.schema import custom_resource_definition, json_schema
 from kaito_tuning.show import show_explanations, show_json, show_plan, show_verdict
 from kaito_tuning.workspace import Workspace
 from kaito_tuning.yaml_output import to_yaml
+from tuning.environment import HF_ENDPOINT
 from tuning.errors import ConfigurationError, TuningError
 from tuning.presets import presets
 from tuning.training_config import METHODS, TrainingConfig
@@ -148,7 +150,9 @@ def plan_command(
         sample, notes = sample_path(folder)
     else:
         sample, notes = sample_urls(workspace.tuning.input.urls)
-    plan = make_plan(workspace, config, Pod(workspace, options, "", Path("/")), sample, notes)
+    hub = os.environ.get("HF_ENDPOINT") or str(HF_ENDPOINT.default)
+    model, more = find_model(workspace.preset, hub, os.environ.get(HUB_TOKEN_KEY, ""))
+    plan = make_plan(workspace, config, Pod(workspace, options, "", Path("/")), model, sample, [*notes, *more])
     if output is Output.JSON:
         show_json(plan.to_dict())
     else:

@@ -22,7 +22,6 @@ from tuning.memory import (
     Prediction,
     Settings,
     fitting_settings,
-    model_of_preset,
     predict,
     trainable_parameters,
 )
@@ -84,16 +83,23 @@ class Plan:
 
 
 def make_plan(
-    workspace: Workspace, config: TrainingConfig, pod: Pod, sample: Sample | None, notes: Sequence[str] = ()
+    workspace: Workspace,
+    config: TrainingConfig,
+    pod: Pod,
+    model: Model | None,
+    sample: Sample | None,
+    notes: Sequence[str] = (),
 ) -> Plan:
-    """The plan of `workspace` with `config`, for a dataset like `sample` (None: unknown); `notes` are handed on."""
+    """The plan of `workspace` with `config`, for a base model and a dataset like `sample`, each None where not known.
+
+    `notes` stand before what is assumed here.
+    """
     assumptions = list(notes)
     instance = find_instance(workspace.resource.instance_type)
     if instance is None:
         named = workspace.resource.instance_type or "none is named"
         assumptions.append(f"the instance type is not known ({named}): a GPU of {_ASSUMED_GIB} GiB")
     available = (instance.gib if instance else _ASSUMED_GIB) * GIB
-    model = model_of_preset(workspace.preset)
     if model is None:
         assumptions.append(f"the shape of {workspace.preset.hub_id} is not known: no memory is predicted")
     if sample is None:

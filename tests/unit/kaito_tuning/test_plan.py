@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 
+from kaito_tuning.base_models import find_model
 from kaito_tuning.job import render
 from kaito_tuning.options import Options
 from kaito_tuning.plan import Plan, make_plan
 from kaito_tuning.pod import Pod
 from kaito_tuning.reading import parse_workspace
 from kaito_tuning.sampling import SAMPLE_BYTES, Sample, sample_path, sample_urls
-from tests.support.web import Web, parts
+from tests.support.web import Web, content, parts
 from tests.unit.kaito_tuning.test_workspace import document
 from tuning.memory import Settings, model_of_preset, predict
-from tuning.presets import presets
+from tuning.presets import Preset, presets
 
 
 def plan(settings: str = "", sample: Sample | None = None, gpus: int | None = None, **changes: Any) -> Plan:
@@ -26,7 +27,8 @@ def plan(settings: str = "", sample: Sample | None = None, gpus: int | None = No
     workspace = parse_workspace(document(**changes, tuning__config="c"), source="w.yaml")
     config = render(workspace, configmap).config
     assert config is not None
-    return make_plan(workspace, config, Pod(workspace, Options(gpus=gpus), "", Path("/")), sample)
+    pod = Pod(workspace, Options(gpus=gpus), "", Path("/"))
+    return make_plan(workspace, config, pod, model_of_preset(workspace.preset), sample)
 
 
 def sample(rows: int, tokens: int) -> Sample:
@@ -116,3 +118,29 @@ def test_a_source_that_cannot_be_sampled_is_named_without_its_query() -> None:
         assert found is None
         assert note.startswith(said)
         assert "s3cret" not in note
+
+
+def test_the_sizes_of_a_model_that_is_no_preset_come_from_the_hub(web: Web) -> None:
+    phi = presets()["phi-3-mini-128k-instruct"]
+    assert phi.shape is not None
+    config = {
+        "model_type": "phi3",
+        "hidden_size": phi.shape.hidden,
+        "num_attention_heads": phi.shape.heads,
+        "num_hidden_layers": phi.shape.layers,
+        "intermediate_size": phi.shape.intermediate,
+        "vocab_size": phi.shape.vocabulary,
+        "max_position_embeddings": phi.shape.context,
+    }
+    hub = web.serve("/org/model/resolve/main/config.json", content(json.dumps(config).encode()))
+    preset = Preset("org/model", "org/model")
+    model, notes = find_model(preset, hub.removesuffix("/org/model/resolve/main/config.json"))
+    assert notes == []
+    assert model is not None
+    assert model.parameters == pytest.approx(phi.parameters, rel=0.01)
+    known, _ = find_model(phi, "https://nowhere.invalid")
+    assert known == model_of_preset(phi), "a preset asks nobody"
+    missing, [note] = find_model(preset, "http://127.0.0.1:1", token="s3cret")
+    assert missing is None
+    assert note.startswith("the hub did not tell the sizes of org/model: ")
+    assert "s3cret" not in note
