@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.support.adapters import new_results
 from tests.support.engine import docker
 
 pytestmark = pytest.mark.timeout(300)
@@ -100,6 +101,34 @@ def test_without_a_network_the_source_is_named(named: dict[str, str], tmp_path: 
     code, log = run(named["data-downloader"], *options, "--volume", f"{tmp_path}:/data")
     assert code == 75, log
     assert "h.example.com" in sentence(log)
+
+
+def test_a_registry_that_cannot_be_reached_is_named(named: dict[str, str]) -> None:
+    options = ["--network", "none", "--env", "OUTPUT_IMAGE=registry.example.com/a/b:1"]
+    code, log = run(named["pusher"], *options, arguments=("preflight",))
+    assert code == 75, log
+    assert "registry.example.com cannot be reached" in sentence(log)
+
+
+def test_a_results_volume_that_the_trainer_cannot_write_is_named(named: dict[str, str], tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "training_config.yaml").write_text("training_config: {}\n")
+    code, log = run(named["trainer"], "--volume", f"{config}:/mnt/config:ro", "--volume", f"{tmp_path}:/mnt/results:ro")
+    assert code == 71, log
+    assert "/mnt/results" in sentence(log)
+
+
+def test_a_results_volume_that_is_full_keeps_nothing_half_written(named: dict[str, str], tmp_path: Path) -> None:
+    """The pusher's receipt and layout: the layout does not fit, and no index names it."""
+    results = tmp_path / "results"
+    new_results(results, 3_000_000)
+    for path in (tmp_path, results, *results.iterdir()):
+        path.chmod(0o755)
+    options = ["--volume", f"{results}:/mnt/results:ro", "--tmpfs", "/layout:size=1m,mode=1777"]
+    code, log = run(named["pusher"], *options, "--env", "OUTPUT_IMAGE=oci:/layout:v1")
+    assert code == 71, log
+    assert "No space left on device" in sentence(log)
 
 
 def test_a_disk_that_is_too_small_is_named_before_it_is_filled(named: dict[str, str], tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_real_dataset_becomes_an_adapter_that_lowers_the_held_out_loss(
             "tuning__input": {"urls": [f"{url}/{name}.jsonl"]},
             "tuning__output": {"image": "oci:/mnt/results/image:v1"},
         }
-        job = render(parse_workspace(document(**changes), source="w.yaml"), configmap)
+        job = render(parse_workspace(document(**changes), source="w.yaml", local=True), configmap)
         output = io.StringIO()
         verdict = run_as_processes(job, Local(tmp_path / "pod", tiny_model), dict(os.environ), output)
     assert verdict.exit_code == 0, output.getvalue()
