@@ -13,12 +13,16 @@
 import json
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tuning.presets import Preset, Shape
+from tuning.training_config import TrainingConfig
+
+# Samples of a step where the configuration says nothing.
+DEFAULT_BATCH = 8
 
 GIB = 1 << 30
 # CUDA's context and libraries, and what the allocator cannot use for its pieces.
@@ -52,6 +56,22 @@ class Settings:
     eight_bit_optimizer: bool = False
     # Over how many GPUs the weights are spread.
     shards: int = 1
+
+
+def settings_of(config: TrainingConfig, targets: str | Sequence[str], length: int, bits: int) -> Settings:
+    """What `config` asks for with samples, or packs, of `length` tokens and base weights of `bits` each."""
+    section = config.arguments
+    return Settings(
+        batch=int(section.get("per_device_train_batch_size") or (1 if section.get("packing") else DEFAULT_BATCH)),
+        length=length,
+        rank=int(config.lora.get("r") or 8),
+        targets=targets if isinstance(targets, str) else tuple(targets),
+        bits=bits,
+        double_quantized=bool(config.quantization.get("bnb_4bit_use_double_quant")),
+        dropout=bool(config.lora.get("lora_dropout")),
+        checkpointing=bool(section.get("activation_checkpointing")),
+        eight_bit_optimizer="8bit" in str(section.get("optim", "")),
+    )
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,13 @@ from kaito_tuning.pod import Pod
 from kaito_tuning.sampling import Sample
 from kaito_tuning.workspace import Workspace
 from tuning.memory import (
+    DEFAULT_BATCH,
     Model,
     Prediction,
     Settings,
     fitting_settings,
     predict,
+    settings_of,
     trainable_parameters,
 )
 from tuning.training_config import TrainingConfig
@@ -30,8 +32,8 @@ from tuning.training_config import TrainingConfig
 GIB = 1 << 30
 # English text, in the tokenizers of the presets, by their publishers' figures.
 CHARACTERS_PER_TOKEN = 4.0
-DEFAULT_BATCH = 8
-DEFAULT_LENGTH = 2048
+# A pack where the configuration names no length, and a sample where nothing is known of the data.
+PACK_LENGTH = 2048
 # Dense bf16 matrix rates in 10^12 operations a second, by the makers' data sheets, and the share that a tuning reaches.
 _RATES = {"T4": 65, "V100": 125, "A10": 125, "A10G": 125, "L4": 121, "L40S": 362, "A100": 312, "H100": 990, "H200": 990}
 _REACHED = 0.35
@@ -113,7 +115,8 @@ def make_plan(
     tokens = math.ceil(sample.characters_per_row / CHARACTERS_PER_TOKEN) if sample else None
     length = _length(arguments, model, tokens, packing=packing)
     nodes = workspace.resource.count
-    wanted = _settings(workspace, config, length)
+    targets = config.lora.get("target_modules") or workspace.preset.targets
+    wanted = settings_of(config, targets, length, _bits(config))
     fitting = fitting_settings(model, wanted, available) if model else None
     chosen = _chosen(arguments, wanted, fitting)
     memory = predict(model, chosen) if model else None
@@ -159,30 +162,17 @@ def sample_of_workspace(workspace: Workspace) -> Path | None:
 
 
 def _length(arguments: Any, model: Model | None, tokens: int | None, *, packing: bool) -> int:
-    """Tokens of the longest sample that is passed: as configured, never above the model's context."""
-    context = model.shape.context if model else DEFAULT_LENGTH
-    asked = arguments.get("max_length")
-    limit = min(int(asked), context) if asked else min(DEFAULT_LENGTH, context)
+    """Tokens of the longest sample, or of a pack: as configured, else as the data has, never above the context."""
+    context = model.shape.context if model else PACK_LENGTH
+    limit = min(int(arguments.get("max_length") or context), context)
+    if packing or tokens is None:
+        return min(limit, PACK_LENGTH) if not arguments.get("max_length") else limit
     # The longest rows are a few times as long as the mean.
-    return limit if packing or tokens is None else min(limit, max(128, 4 * tokens))
+    return min(limit, max(128, 4 * tokens))
 
 
-def _settings(workspace: Workspace, config: TrainingConfig, length: int) -> Settings:
-    section = config.arguments
-    packing = bool(section.get("packing"))
-    targets = config.lora.get("target_modules") or workspace.preset.targets
-    quantized = config.quantization
-    return Settings(
-        batch=int(section.get("per_device_train_batch_size") or (1 if packing else DEFAULT_BATCH)),
-        length=length,
-        rank=int(config.lora.get("r") or 8),
-        targets=targets if isinstance(targets, str) else tuple(targets),
-        bits=4 if quantized.get("load_in_4bit") else 8 if quantized.get("load_in_8bit") else 16,
-        double_quantized=bool(quantized.get("bnb_4bit_use_double_quant")),
-        dropout=bool(config.lora.get("lora_dropout")),
-        checkpointing=bool(section.get("activation_checkpointing")),
-        eight_bit_optimizer="8bit" in str(section.get("optim", "")),
-    )
+def _bits(config: TrainingConfig) -> int:
+    return 4 if config.quantization.get("load_in_4bit") else 8 if config.quantization.get("load_in_8bit") else 16
 
 
 def _chosen(arguments: Any, wanted: Settings, fitting: Settings | None) -> Settings:
@@ -254,13 +244,13 @@ def _suggestions(
             arguments,
             samples,
             plan.tokens_per_row,
-            DEFAULT_LENGTH,
+            PACK_LENGTH,
             _samples_per_step(arguments, 1, plan.gpus),
             plan.epochs,
             packing=True,
         )
         if packed and packed < plan.steps * 0.8 and int(arguments.get("max_steps") or -1) < 0:
-            yield Suggestion(f"packing: true, max_length: {DEFAULT_LENGTH}", f"{plan.steps:,} → {packed:,} steps")
+            yield Suggestion(f"packing: true, max_length: {PACK_LENGTH}", f"{plan.steps:,} → {packed:,} steps")
     asked = arguments.get("per_device_train_batch_size")
     if model is not None and asked and plan.fits and plan.steps:
         larger = chosen.batch

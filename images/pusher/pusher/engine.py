@@ -106,7 +106,7 @@ class EngineStore:
             digest = self._push(client, name)
         served = self._registry.fetch_manifest(digest)
         content = json.loads(served)
-        if content["config"]["digest"] != wanted["config"]["digest"]:
+        if content.get("config", {}).get("digest") != wanted["config"]["digest"]:
             raise TransientError(
                 f"{self._reference}: the registry serves another image than was pushed",
                 hint="does another Job push the same tag?",

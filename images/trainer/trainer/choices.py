@@ -11,12 +11,11 @@ from typing import Any
 import torch
 
 from tuning.errors import ResourceExhausted
-from tuning.memory import CONTEXT_BYTES, Model, Settings, fitting_settings, predict
+from tuning.memory import CONTEXT_BYTES, DEFAULT_BATCH, Model, Settings, fitting_settings, predict, settings_of
 from tuning.training_config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_BATCH = 8
 _CGROUP_LIMIT, _CGROUP_USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 
 
@@ -97,7 +96,8 @@ def choose(config: TrainingConfig, hardware: Hardware, model: Model | None, leng
     options: dict[str, Any] = {}
     if hardware.cuda:
         options["attn_implementation"] = "flash_attention_2" if hardware.flash_attention else "sdpa"
-    batch = int(section.get("per_device_train_batch_size") or (1 if packing else DEFAULT_BATCH))
+    wanted = settings_of(config, targets, length, _bits(config, hardware))
+    batch = wanted.batch
     arguments["per_device_train_batch_size"] = batch
     if packing:
         reasons.append(f"packs of {length} tokens: no padding")
@@ -111,24 +111,14 @@ def choose(config: TrainingConfig, hardware: Hardware, model: Model | None, leng
         # On a CPU each new shape of bf16 costs a set-up: fewer shapes are faster by 1.4.
         arguments["pad_to_multiple_of"] = 64
     if model is not None:
-        planned = _plan_memory(config, hardware, model, Settings(batch, length), targets)
+        planned = _plan_memory(config, hardware, model, wanted)
         arguments.update(planned.arguments)
         reasons += planned.reasons
     return Choices(arguments, options, tuple(reasons))
 
 
-def _plan_memory(config: TrainingConfig, hardware: Hardware, model: Model, settings: Settings, targets: Any) -> Choices:
+def _plan_memory(config: TrainingConfig, hardware: Hardware, model: Model, wanted: Settings) -> Choices:
     asked = config.arguments.get("activation_checkpointing")
-    wanted = replace(
-        settings,
-        rank=int(config.lora.get("r") or 8),
-        targets=targets if isinstance(targets, str) else tuple(targets),
-        bits=_bits(config, hardware),
-        double_quantized=bool(config.quantization.get("bnb_4bit_use_double_quant")),
-        dropout=bool(config.lora.get("lora_dropout")),
-        checkpointing=bool(asked),
-        eight_bit_optimizer="8bit" in str(config.arguments.get("optim", "")),
-    )
     # The context is CUDA's; a CPU has none.
     context = 0 if hardware.cuda else CONTEXT_BYTES
     available = hardware.free_bytes + context
