@@ -3,10 +3,11 @@
 import http.client
 import socket
 import struct
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.support.loopback import LoopbackServer
 
 _HOP_HEADERS = {"connection", "transfer-encoding", "keep-alive"}
 _BLOCK_BYTES = 1 << 16
@@ -95,7 +96,7 @@ class Exchange(BaseHTTPRequestHandler):
         pass
 
 
-class FaultyProxy:
+class FaultyProxy(LoopbackServer):
     """Listens on the loopback address before `upstream`; `fault` may answer itself and then returns True."""
 
     def __init__(self, upstream: str) -> None:
@@ -106,19 +107,6 @@ class FaultyProxy:
 
     def __enter__(self) -> "FaultyProxy":
         exchange = type("Exchange", (Exchange,), {"proxy": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), exchange)
-        self._server.daemon_threads = True
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
+        # A connection that is cut on purpose is no error to print.
+        self.serve_with(exchange).handle_error = lambda *_: None  # type: ignore[method-assign]
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def host(self) -> str:
-        """Its name in a reference."""
-        return f"127.0.0.1:{self._server.server_port}"

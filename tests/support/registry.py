@@ -7,20 +7,21 @@ import base64
 import hashlib
 import json
 import re
-import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.support.loopback import LoopbackServer
 
 USER, PASSWORD = "ci", "ci-pass"
 
 
 @dataclass
-class FakeRegistry:
+class FakeRegistry(LoopbackServer):
     """`auth` is none, basic or bearer. A `fault` may answer a request itself and then returns True."""
 
     auth: str = "basic"
@@ -39,21 +40,8 @@ class FakeRegistry:
         class Handler(_Handler):
             state = registry
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
+        self.serve_with(Handler)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def host(self) -> str:
-        """Its name in a reference."""
-        return f"127.0.0.1:{self._server.server_port}"
 
     def write_config(self, folder: Path, password: str = PASSWORD) -> Path:
         """Write a docker config.json with credentials for this registry; return its folder."""

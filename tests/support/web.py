@@ -6,8 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.support.loopback import LoopbackServer
 
 # 0: any free one.
 PORT = 0
@@ -57,7 +59,7 @@ def ranged(body: bytes, **headers: str) -> Answer:
 
 
 @dataclass
-class Web:
+class Web(LoopbackServer):
     """`answers[path]` is a list: each request takes the first one, and the last one stays."""
 
     answers: dict[str, list[Answer]] = field(default_factory=dict)
@@ -80,21 +82,13 @@ class Web:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
+        self.serve_with(Handler, PORT)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
     def serve(self, path: str, *answers: Answer) -> str:
         """Let `path` be answered so; return its URL."""
         self.answers[path] = list(answers)
-        return f"http://127.0.0.1:{self._server.server_port}{path}"
+        return f"http://{self.host}{path}"
 
 
 def chunked(body: bytes, *, cut: bool = False, **headers: str) -> Answer:

@@ -13,18 +13,10 @@ from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 from tuning.redaction import printable_url
-from tuning.row_files import Reader, Row, delimited_reader, read_json, read_json_lines, read_text_lines
+from tuning.row_files import TEXT_READERS, Reader, Row
 
 SAMPLE_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 10.0
-_READERS: Mapping[str, Reader] = {
-    ".jsonl": read_json_lines,
-    ".ndjson": read_json_lines,
-    ".json": read_json,
-    ".csv": delimited_reader(","),
-    ".tsv": delimited_reader("\t"),
-    ".txt": read_text_lines,
-}
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,7 @@ def sample_path(path: Path) -> tuple[Sample | None, list[str]]:
     found = sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else [path]
     files = []
     for file in found:
-        if file.suffix.lower() in _READERS:
+        if file.suffix.lower() in TEXT_READERS:
             with file.open("rb") as stream:
                 files.append(_File(file.name, stream.read(SAMPLE_BYTES), file.stat().st_size))
     return _combine(files, [])
@@ -87,7 +79,7 @@ def _combine(files: list[_File], notes: list[str]) -> tuple[Sample | None, list[
     rows, characters, sampled = 0.0, 0, 0
     whole, size = True, 0
     for file in files:
-        reader = _READERS.get(Path(file.name).suffix.lower())
+        reader = TEXT_READERS.get(Path(file.name).suffix.lower())
         if reader is None:
             notes.append(f"{file.name} was not sampled: only text formats are read here")
             continue
