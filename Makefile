@@ -47,6 +47,7 @@ format: venv ## Format the code
 lock: ## Compile the locks anew (and images/trainer/generate_accepted_keys.py after an upgrade of a library)
 	$(COMPILE) --generate-hashes --extra=data-downloader --output-file=images/data-downloader/requirements.lock pyproject.toml
 	$(COMPILE) --generate-hashes --extra=pusher --output-file=images/pusher/requirements.lock pyproject.toml
+	$(COMPILE) --generate-hashes --extra=workspace --extra=controller --output-file=images/controller/requirements.lock pyproject.toml
 	$(COMPILE) --extra=trainer --output-file=images/trainer/requirements.lock pyproject.toml
 	$(COMPILE) --all-extras --output-file=requirements-dev.lock pyproject.toml
 	# A local build such as +cpu is this machine's choice of the same version.

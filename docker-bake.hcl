@@ -1,5 +1,6 @@
 # The images, built together: `docker buildx bake`. `shared` is a named context of each.
 #   docker buildx bake                        the three images
+#   docker buildx bake control                the controller, for clusters without Kaito's own
 #   docker buildx bake trainer-cpu            the trainer for a laptop; needs torch's CPU wheel in WHEELS
 #   WEIGHTS=DIR docker buildx bake trainer-phi-4   a trainer with the weights in DIR/phi-4 baked in
 
@@ -16,6 +17,7 @@ variable "CACHE_FROM" { default = "" }
 variable "CACHE_TO" { default = "" }
 
 group "default" { targets = ["data-downloader", "trainer", "pusher"] }
+group "control" { targets = ["controller"] }
 
 function "tags" {
   params = [name]
@@ -43,6 +45,14 @@ target "image" {
   context   = "./images/${image}"
   tags      = tags(image)
   platforms = image == "trainer" ? ["linux/amd64"] : split(",", PLATFORMS)
+}
+
+target "controller" {
+  inherits  = ["_common"]
+  context   = "./images/controller"
+  contexts  = { workspace = "./workspace" }
+  tags      = tags("controller")
+  platforms = split(",", PLATFORMS)
 }
 
 target "trainer-cpu" {

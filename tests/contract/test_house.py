@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 IMAGES = ("data-downloader", "pusher", "trainer")
+# In none of a Job's containers: the author's side, watching a cluster.
+CONTROLLER = "controller"
 ROOMS = ("shared/tuning", "workspace/kaito_tuning", *(f"images/{i}/{i.replace('-', '_')}" for i in IMAGES))
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "handler", "misc"}
 
@@ -42,15 +44,19 @@ def test_the_environment_is_read_at_the_door_only(root: Path) -> None:
 
 def test_every_exception_is_caught_at_the_end_only(root: Path) -> None:
     catching = [path.name for path in modules(root) if re.search(r"except (Base)?Exception\b", path.read_text())]
-    # attempt.py announces what entrypoint.py turns into an exit code; crew.py hands it to the main thread.
-    assert sorted(catching) == ["attempt.py", "crew.py", "entrypoint.py", "files.py"]
+    # attempt.py announces what entrypoint.py turns into an exit code; crew.py hands it to the main thread;
+    # attention.py keeps one Workspace that goes wrong from stopping the others.
+    assert sorted(catching) == ["attempt.py", "attention.py", "crew.py", "entrypoint.py", "files.py"]
 
 
 def test_every_image_has_what_an_image_has(root: Path) -> None:
-    assert sorted(path.name for path in (root / "images").iterdir() if path.is_dir()) == sorted(IMAGES)
-    for image in IMAGES:
-        for name in ("Dockerfile", "README.md", "requirements.lock", f"{image.replace('-', '_')}/__main__.py"):
+    everything = sorted((*IMAGES, CONTROLLER))
+    assert sorted(path.name for path in (root / "images").iterdir() if path.is_dir()) == everything
+    for image in everything:
+        for name in ("Dockerfile", "README.md", "requirements.lock"):
             assert (root / "images" / image / name).is_file(), (image, name)
+    for image in IMAGES:
+        assert (root / "images" / image / image.replace("-", "_") / "__main__.py").is_file(), image
 
 
 def test_the_bake_file_builds_every_image(root: Path) -> None:
@@ -82,6 +88,13 @@ def test_a_dockerfile_runs_its_own_app_as_nobody(root: Path) -> None:
         assert copied[-1] == module, "code last"
 
 
+def test_the_controllers_image_runs_the_command(root: Path) -> None:
+    text = (root / "images" / CONTROLLER / "Dockerfile").read_text()
+    assert 'ENTRYPOINT ["python", "-m", "kaito_tuning.cli", "controller"]' in text
+    assert "USER 65532:65532" in text
+    assert text.rindex("COPY --from=shared tuning") < text.rindex("COPY --from=workspace kaito_tuning")
+
+
 def pins(path: Path) -> dict[str, str]:
     found = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;\\]+)", path.read_text(), re.MULTILINE)
     return {re.sub(r"[_.]", "-", name.lower()): version for name, version in found}
@@ -89,7 +102,7 @@ def pins(path: Path) -> dict[str, str]:
 
 def test_all_locks_agree_with_the_one_that_the_tests_run_with(root: Path) -> None:
     tested = pins(root / "requirements-dev.lock")
-    for image in IMAGES:
+    for image in (*IMAGES, CONTROLLER):
         locked = pins(root / "images" / image / "requirements.lock")
         assert locked
         assert {name: tested.get(name) for name in locked} == locked, image
@@ -97,8 +110,11 @@ def test_all_locks_agree_with_the_one_that_the_tests_run_with(root: Path) -> Non
 
 def test_the_locks_hold_what_the_project_asks_for(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    for image in IMAGES:
-        wanted = project["dependencies"] + project["optional-dependencies"][image]
+    for image in (*IMAGES, CONTROLLER):
+        extras = ("workspace", CONTROLLER) if image == CONTROLLER else (image,)
+        wanted = project["dependencies"] + [
+            need for extra in extras for need in project["optional-dependencies"][extra]
+        ]
         names = {re.split(r"[<>=\[;]", requirement)[0].lower().replace(".", "-") for requirement in wanted}
         assert names <= set(pins(root / "images" / image / "requirements.lock")), image
 
@@ -109,7 +125,7 @@ def test_torch_is_exact_everywhere(root: Path) -> None:
 
 
 def test_the_small_images_are_locked_with_hashes(root: Path) -> None:
-    for image in ("data-downloader", "pusher"):
+    for image in ("data-downloader", "pusher", CONTROLLER):
         text = (root / "images" / image / "requirements.lock").read_text()
         assert all("--hash=sha256:" in block for block in re.split(r"\n(?=\w)", text) if "==" in block.split("\n")[0])
 
@@ -125,13 +141,13 @@ def imported(root: Path, room: str) -> set[str]:
     return found - set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("image", [*IMAGES, CONTROLLER])
 def test_an_image_imports_only_what_its_lock_installs(root: Path, image: str) -> None:
     locked = set(pins(root / "images" / image / "requirements.lock"))
     distributions = {"yaml": "pyyaml", "backports": "backports-zstd"}
     stdlib_of_a_later_python = {"compression"}
-    module = image.replace("-", "_")
-    needed = (imported(root, f"images/{image}/{module}") | imported(root, "shared/tuning")) - {module, "tuning"}
+    room = "workspace/kaito_tuning" if image == CONTROLLER else f"images/{image}/{image.replace('-', '_')}"
+    needed = (imported(root, room) | imported(root, "shared/tuning")) - {Path(room).name, "tuning"}
     needed -= stdlib_of_a_later_python
     assert {distributions.get(name, name.replace("_", "-")) for name in needed} <= locked
 
@@ -164,9 +180,9 @@ def test_every_file_in_deploy_is_loaded_by_what_it_is_for(root: Path) -> None:
     for name, document in documents(root):
         if document["kind"] == "Workspace":
             render(parse_workspace(document, source=name), None)
-        elif document["kind"] == "CustomResourceDefinition":
+        elif name == "crd.yaml":
             assert document == custom_resource_definition()
-        else:
+        elif document["kind"] == "ConfigMap":
             method = name.partition("-")[0]
             assert parse_training_config(document["data"][CONFIG_KEY], source=name, method=method).method == method
 

@@ -1,5 +1,6 @@
 """What is rendered, against the schemas of Kubernetes, the restricted Pod Security Standard, and golden files."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import kubernetes_validate
 import pytest
 import yaml
 from tests.unit.kaito_tuning.test_workspace import document
+from typer.testing import CliRunner
 
+from kaito_tuning.cli import app
 from kaito_tuning.job import Rendered, render
 from kaito_tuning.options import Options
 from kaito_tuning.reading import parse_workspace
@@ -47,10 +50,35 @@ def test_the_crd_fulfils_the_published_schema() -> None:
     kubernetes_validate.validate(custom_resource_definition(), NEWEST, strict=True)
 
 
+def controller_documents(root: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((root / "deploy" / "controller.yaml").read_text()))
+
+
+def test_the_controllers_manifests_fulfil_the_published_schemas(root: Path) -> None:
+    for manifest in controller_documents(root):
+        if manifest["kind"] != "ClusterKopfPeering":
+            kubernetes_validate.validate(manifest, NEWEST, strict=True)
+
+
+def test_the_controllers_deployment_is_restricted_and_starts_what_exists(root: Path) -> None:
+    by_kind = {manifest["kind"]: manifest for manifest in controller_documents(root)}
+    pod = by_kind["Deployment"]["spec"]["template"]["spec"]
+    assert_restricted(pod)
+    [container] = pod["containers"]
+    assert container["image"] == Options().images.of("controller")
+    offered = CliRunner().invoke(app, ["controller", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).output
+    for argument in container["args"]:
+        assert argument.partition("=")[0] in re.sub(r"\x1b\[[0-9;]*m", "", offered)
+    assert f"--peering={by_kind['ClusterKopfPeering']['metadata']['name']}" in container["args"]
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_pod_is_restricted(variant: str) -> None:
+    assert_restricted(rendered(variant).job["spec"]["template"]["spec"])
+
+
+def assert_restricted(pod: dict[str, Any]) -> None:
     """kubernetes.io, "Pod Security Standards", Restricted."""
-    pod = rendered(variant).job["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] != 0
     assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"

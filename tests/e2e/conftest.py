@@ -1,4 +1,4 @@
-"""The three images, built once, and what they meet: a registry behind TLS and a password, a private authority."""
+"""The images, built once, and what they meet: a registry behind TLS and a password, a private authority."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         [str(HERE / "bake"), str(folder), sys.executable], env=environ, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return [f"{REGISTRY}/{name}:{TAG}" for name in ("data-downloader", "trainer", "pusher")]
+    return [f"{REGISTRY}/{name}:{TAG}" for name in ("data-downloader", "trainer", "pusher", "controller")]
 
 
 @pytest.fixture(scope="session")

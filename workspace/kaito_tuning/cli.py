@@ -27,6 +27,7 @@ from kaito_tuning.workspace import Workspace
 from kaito_tuning.yaml_output import to_yaml
 from tuning.environment import HF_ENDPOINT
 from tuning.errors import ConfigurationError, TuningError
+from tuning.logs import configure_logging
 from tuning.presets import presets
 from tuning.training_config import METHODS, TrainingConfig
 
@@ -39,6 +40,13 @@ class Output(StrEnum):
 
     TEXT = "text"
     YAML = "yaml"
+    JSON = "json"
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    TEXT = "text"
     JSON = "json"
 
 
@@ -57,6 +65,13 @@ _Tag = Annotated[str, typer.Option(help="The tag of the images.")]
 _Gpus = Annotated[int | None, typer.Option(min=1, help="GPUs of a node, where its instance type does not tell.")]
 
 _Memory = Annotated[str, typer.Option(help="Memory of the trainer, as in 64Gi.")]
+_Deadline = Annotated[int | None, typer.Option(min=1, help="activeDeadlineSeconds of the Job.")]
+_Ttl = Annotated[int | None, typer.Option(min=0, help="ttlSecondsAfterFinished of the Job.")]
+_Queue = Annotated[str, typer.Option(help="A LocalQueue of Kueue.")]
+_DataSecret = Annotated[str, typer.Option(help="A Secret with a token for each host of the URLs.")]
+_WeightsClaim = Annotated[str, typer.Option(help="A PersistentVolumeClaim with the base model's folder.")]
+_WeightsImage = Annotated[str, typer.Option(help="An image with the base model's folder, mounted.")]
+_Ca = Annotated[str, typer.Option(help="A ConfigMap with the key ca.crt, a private authority's certificates.")]
 
 
 @app.callback()
@@ -92,13 +107,13 @@ def render_command(
     tag: _Tag = Images.tag,
     gpus: _Gpus = None,
     memory: _Memory = "",
-    deadline: Annotated[int | None, typer.Option(min=1, help="activeDeadlineSeconds of the Job.")] = None,
-    ttl: Annotated[int | None, typer.Option(min=0, help="ttlSecondsAfterFinished of the Job.")] = None,
-    queue: Annotated[str, typer.Option(help="A LocalQueue of Kueue.")] = "",
-    data_secret: Annotated[str, typer.Option(help="A Secret with a token for each host of the URLs.")] = "",
-    weights_claim: Annotated[str, typer.Option(help="A PersistentVolumeClaim with the base model's folder.")] = "",
-    weights_image: Annotated[str, typer.Option(help="An image with the base model's folder, mounted.")] = "",
-    ca: Annotated[str, typer.Option(help="A ConfigMap with the key ca.crt, a private authority's certificates.")] = "",
+    deadline: _Deadline = None,
+    ttl: _Ttl = None,
+    queue: _Queue = "",
+    data_secret: _DataSecret = "",
+    weights_claim: _WeightsClaim = "",
+    weights_image: _WeightsImage = "",
+    ca: _Ca = "",
     owned: Annotated[bool, typer.Option("--owned", help="The Workspace owns what is rendered.")] = False,
     kaito_images: Annotated[
         bool, typer.Option("--kaito-images", help="The paths and the command line of Kaito's own controller.")
@@ -200,6 +215,50 @@ def run_command(
     else:
         show_verdict(verdict)
     raise typer.Exit(verdict.exit_code)
+
+
+@app.command("controller")
+def controller_command(
+    namespace: Annotated[
+        list[str] | None, typer.Option(help="Where to look for Workspaces, once for each; everywhere if never given.")
+    ] = None,
+    peering: Annotated[str, typer.Option(help="A ClusterKopfPeering, by which several replicas choose a leader.")] = "",
+    liveness: Annotated[str, typer.Option(help="Answer the kubelet here, as http://0.0.0.0:8080/healthz.")] = "",
+    log_format: Annotated[LogFormat, typer.Option(help="How log lines look.")] = LogFormat.TEXT,
+    registry: _Registry = Images.registry,
+    tag: _Tag = Images.tag,
+    gpus: _Gpus = None,
+    memory: _Memory = "",
+    deadline: _Deadline = None,
+    ttl: _Ttl = None,
+    queue: _Queue = "",
+    data_secret: _DataSecret = "",
+    weights_claim: _WeightsClaim = "",
+    weights_image: _WeightsImage = "",
+    ca: _Ca = "",
+) -> None:
+    """Watch a cluster: every Workspace becomes its Job, and tells how it stands. For clusters without Kaito's own."""
+    options = Options(
+        images=Images(registry, tag),
+        gpus=gpus,
+        memory=memory,
+        deadline_seconds=deadline,
+        ttl_seconds=ttl,
+        queue=queue,
+        data_secret=data_secret,
+        weights_claim=weights_claim,
+        weights_image=weights_image,
+        ca_configmap=ca,
+    )
+    try:
+        # kopf is in the extra `controller` alone: who writes Workspaces does not need it.
+        from kaito_tuning.controller.watch import Watch
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"the controller needs {error.name}", hint="pip install 'kaito-tuning[workspace,controller]'"
+        ) from error
+    configure_logging(log_format.value)
+    Watch(options, tuple(namespace or ()), peering, liveness).run()
 
 
 @app.command("init")

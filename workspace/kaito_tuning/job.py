@@ -25,6 +25,7 @@ from tuning.volumes import normalise_output_dir
 BACKOFF_LIMIT = 3
 REVISION = "workspace.kaito.io/revision"
 HASH = "workspace.kaito.io/hash"
+WORKSPACE_LABEL = "kaito.sh/workspace"
 # The API server's limit for a ConfigMap.
 _LARGEST_CONFIGMAP_BYTES = 1 << 20
 
@@ -95,11 +96,12 @@ def _check_layout(workspace: Workspace, results: Path) -> None:
 def _configmap(workspace: Workspace, given: Mapping[str, Any] | None) -> tuple[Manifest | None, str]:
     wanted = workspace.tuning.config
     if not wanted:
-        if given is not None:
-            name = given.get("metadata", {}).get("name")
+        default = default_configmap(workspace.method)
+        wanted = default["metadata"]["name"]
+        name = wanted if given is None else given.get("metadata", {}).get("name")
+        if name != wanted:
             raise ConfigurationError(f"the ConfigMap {name} is not used", hint=f"write tuning.config: {name}")
-        given = default_configmap(workspace.method)
-        wanted = given["metadata"]["name"]
+        given = given or default
     if given is None:
         return None, wanted
     metadata = {**given.get("metadata", {}), "namespace": workspace.metadata.namespace}
@@ -123,7 +125,7 @@ def default_configmap(method: str) -> Manifest:
 
 def _job(workspace: Workspace, pod: Manifest, digest: str, options: Options) -> Manifest:
     name, count = workspace.metadata.name, workspace.resource.count
-    labels = {"kaito.sh/workspace": name}
+    labels = {WORKSPACE_LABEL: name}
     several = {"completionMode": "Indexed", "completions": count, "parallelism": count} if count > 1 else {}
     limits = {"activeDeadlineSeconds": options.deadline_seconds, "ttlSecondsAfterFinished": options.ttl_seconds}
     return {
@@ -156,13 +158,13 @@ def _service(workspace: Workspace) -> Manifest:
         "metadata": {
             "name": name,
             "namespace": workspace.metadata.namespace,
-            "labels": {"kaito.sh/workspace": name},
+            "labels": {WORKSPACE_LABEL: name},
         },
         "spec": {
             "clusterIP": "None",
             # The nodes meet before any of them is ready.
             "publishNotReadyAddresses": True,
-            "selector": {"kaito.sh/workspace": name},
+            "selector": {WORKSPACE_LABEL: name},
             "ports": [{"name": "rendezvous", "port": environment.MASTER_PORT.default}],
         },
     }

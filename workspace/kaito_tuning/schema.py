@@ -11,7 +11,7 @@ from tuning.training_config import METHODS
 
 GROUP, PLURAL = "kaito.sh", "workspaces"
 VERSIONS = ("v1alpha1", "v1beta1")
-_STORED = "v1beta1"
+STORED = "v1beta1"
 _SAME = "cannot be changed; make a Workspace of another name for it"
 
 Schema = dict[str, Any]
@@ -46,19 +46,27 @@ def custom_resource_definition() -> Schema:
 def _version(name: str) -> Schema:
     columns = [
         ("Instance", "string", ".resource.instanceType"),
+        ("ResourceReady", "string", '.status.conditions[?(@.type=="ResourceReady")].status'),
         ("JobStarted", "string", '.status.conditions[?(@.type=="JobStarted")].status'),
         ("Succeeded", "string", '.status.conditions[?(@.type=="WorkspaceSucceeded")].status'),
         ("State", "string", ".status.state"),
         ("Age", "date", ".metadata.creationTimestamp"),
     ]
+    # With `-o wide`: how it stands, in words.
+    wide = ("Message", "string", '.status.conditions[?(@.type=="WorkspaceSucceeded")].message')
     return {
         "name": name,
         "served": True,
-        "storage": name == _STORED,
+        "storage": name == STORED,
         "subresources": {"status": {}},
-        "additionalPrinterColumns": [{"name": title, "type": kind, "jsonPath": path} for title, kind, path in columns],
+        "additionalPrinterColumns": [*map(_column, columns), {**_column(wide), "priority": 1}],
         "schema": {"openAPIV3Schema": _structural()},
     }
+
+
+def _column(column: tuple[str, str, str]) -> Schema:
+    title, kind, path = column
+    return {"name": title, "type": kind, "jsonPath": path}
 
 
 def _structural() -> Schema:
