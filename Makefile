@@ -48,7 +48,8 @@ lock: ## Compile the locks anew (and images/trainer/generate_accepted_keys.py af
 	$(COMPILE) --generate-hashes --extra=data-downloader --output-file=images/data-downloader/requirements.lock pyproject.toml
 	$(COMPILE) --generate-hashes --extra=pusher --output-file=images/pusher/requirements.lock pyproject.toml
 	$(COMPILE) --generate-hashes --extra=workspace --extra=controller --output-file=images/controller/requirements.lock pyproject.toml
-	$(COMPILE) --extra=trainer --output-file=images/trainer/requirements.lock pyproject.toml
+	$(COMPILE) --extra=trainer --output-file=images/trainer/requirements-cpu.lock pyproject.toml
 	$(COMPILE) --all-extras --output-file=requirements-dev.lock pyproject.toml
 	# A local build such as +cpu is this machine's choice of the same version.
-	sed -i 's/^\(torch==[0-9.]*\)+[a-z0-9]*/\1/' images/trainer/requirements.lock requirements-dev.lock
+	sed -i 's/^\(torch==[0-9.]*\)+[a-z0-9]*\( *\)/\1    \2/' images/trainer/requirements-cpu.lock requirements-dev.lock
+	$(BIN)/python images/trainer/lock_cuda.py

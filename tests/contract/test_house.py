@@ -100,12 +100,25 @@ def pins(path: Path) -> dict[str, str]:
     return {re.sub(r"[_.]", "-", name.lower()): version for name, version in found}
 
 
+def lock_of(root: Path, image: str) -> Path:
+    """The lock that the tests can install: the trainer's is that of the CPU build."""
+    return root / "images" / image / ("requirements-cpu.lock" if image == "trainer" else "requirements.lock")
+
+
 def test_all_locks_agree_with_the_one_that_the_tests_run_with(root: Path) -> None:
     tested = pins(root / "requirements-dev.lock")
     for image in (*IMAGES, CONTROLLER):
-        locked = pins(root / "images" / image / "requirements.lock")
+        locked = pins(lock_of(root, image))
         assert locked
         assert {name: tested.get(name) for name in locked} == locked, image
+
+
+def test_the_trainers_lock_is_the_tested_one_and_what_cuda_needs(root: Path) -> None:
+    tested, released = pins(lock_of(root, "trainer")), pins(root / "images" / "trainer" / "requirements.lock")
+    assert {name: released.get(name) for name in tested} == tested
+    for name in set(released) - set(tested):
+        assert name.startswith(("nvidia-", "cuda-", "triton")), name
+    assert "nvidia-cublas" in released
 
 
 def test_the_locks_hold_what_the_project_asks_for(root: Path) -> None:
@@ -116,7 +129,7 @@ def test_the_locks_hold_what_the_project_asks_for(root: Path) -> None:
             need for extra in extras for need in project["optional-dependencies"][extra]
         ]
         names = {re.split(r"[<>=\[;]", requirement)[0].lower().replace(".", "-") for requirement in wanted}
-        assert names <= set(pins(root / "images" / image / "requirements.lock")), image
+        assert names <= set(pins(lock_of(root, image))), image
 
 
 def test_torch_is_exact_everywhere(root: Path) -> None:
@@ -124,8 +137,8 @@ def test_torch_is_exact_everywhere(root: Path) -> None:
     assert '"torch==2.13.0"' in (root / "pyproject.toml").read_text()
 
 
-def test_the_small_images_are_locked_with_hashes(root: Path) -> None:
-    for image in ("data-downloader", "pusher", CONTROLLER):
+def test_every_image_is_locked_with_hashes(root: Path) -> None:
+    for image in (*IMAGES, CONTROLLER):
         text = (root / "images" / image / "requirements.lock").read_text()
         assert all("--hash=sha256:" in block for block in re.split(r"\n(?=\w)", text) if "==" in block.split("\n")[0])
 

@@ -3,13 +3,18 @@
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
+from tests.e2e.sizes import measure
 from tests.support.adapters import new_results
 from tests.support.engine import docker
 
 pytestmark = pytest.mark.timeout(300)
+EVERY = ["data-downloader", "trainer", "pusher", "controller"]
+# What an image starts, where it is not a module of its name.
+MODULES = {"controller": ["kaito_tuning.cli", "controller"]}
 PLAIN = ["--rm", "--read-only", "--tmpfs", "/tmp:mode=1777", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
 
 
@@ -32,23 +37,30 @@ def named(images: list[str]) -> dict[str, str]:
     return {image.partition("/")[2].partition(":")[0]: image for image in images}
 
 
-def test_each_image_is_small_unprivileged_and_labelled(named: dict[str, str]) -> None:
-    base = int(docker("inspect", "--format", "{{.Size}}", "kaito-tuning/python-base:local"))
-    for name, image in named.items():
-        [found] = json.loads(docker("inspect", image))
-        above = (found["Size"] - base) / 1e6
-        print(f"{name}: {above:.0f} MB above the base, {len(found['RootFS']['Layers'])} layers")
-        assert found["Config"]["User"] == "65532:65532"
-        assert found["Config"]["Entrypoint"] == ["python", "-m", name.replace("-", "_")]
-        assert found["Config"]["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
-        assert not found["Config"].get("Healthcheck")
-        if name != "trainer":
-            assert above < 70
-    history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", named["trainer"])
-    assert "pa55word" not in history
+@pytest.mark.parametrize("name", EVERY)
+def test_each_image_is_unprivileged_and_labelled(named: dict[str, str], name: str) -> None:
+    [found] = json.loads(docker("inspect", named[name]))
+    assert found["Config"]["User"] == "65532:65532"
+    assert found["Config"]["Entrypoint"] == ["python", "-m", *MODULES.get(name, [name.replace("-", "_")])]
+    assert found["Config"]["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert not found["Config"].get("Healthcheck")
 
 
-@pytest.mark.parametrize("name", ["data-downloader", "trainer", "pusher"])
+@pytest.mark.parametrize("name", ["data-downloader", "pusher", "controller"])
+def test_the_small_images_are_small(named: dict[str, str], name: str) -> None:
+    assert measure(named[name]).compressed_bytes < 70e6
+
+
+def test_the_trainer_has_nothing_twice_and_nothing_it_never_runs(named: dict[str, str]) -> None:
+    find = "find /venv -name '*.so*' -type f -size +1M -printf '%f\\n' | sort | uniq --repeated"
+    shell = ["run", "--rm", "--entrypoint", "sh", named["trainer"], "-c"]
+    assert docker(*shell, find) == "", "a library that is there twice"
+    kernels = docker(*shell, "ls /venv/lib/python3*/site-packages/bitsandbytes/ | grep -E '^lib.*so$'").split()
+    assert kernels == ["libbitsandbytes_cpu.so"], "of the CPU build"
+    assert docker(*shell, "find /venv -path '*/torch/bin/test_*'") == ""
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_no_pip_no_cache_and_no_secret_is_in_an_image(named: dict[str, str], name: str, tmp_path: Path) -> None:
     found = docker(
         "run", "--rm", "--entrypoint", "sh", named[name], "-c", "ls -d /venv/bin/pip* /root/.cache 2>/dev/null; true"
@@ -56,11 +68,12 @@ def test_no_pip_no_cache_and_no_secret_is_in_an_image(named: dict[str, str], nam
     assert found == ""
     saved = tmp_path / "image.tar"
     docker("save", "--output", str(saved), named[name])
+    assert "pa55word" not in docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", named[name])
     search = subprocess.run(["grep", "-c", "-a", "pa55word-of-the-index", str(saved)], capture_output=True, check=False)
     assert search.stdout.strip() == b"0", "the pip.conf of the build"
 
 
-@pytest.mark.parametrize("name", ["data-downloader", "trainer", "pusher"])
+@pytest.mark.parametrize("name", EVERY)
 def test_help_reaches_the_app(named: dict[str, str], name: str) -> None:
     code, log = run(named[name], arguments=("--help",))
     assert code == 0
@@ -86,6 +99,62 @@ def test_without_configuration_one_sentence_says_so(
     found, log = run(named[name], "--user", user, *volume)
     assert found == code, log
     assert said in sentence(log)
+
+
+def test_a_controller_without_a_cluster_says_so(named: dict[str, str]) -> None:
+    code, log = run(named["controller"])
+    assert code == 78
+    assert "error: no cluster: there is no service account and no kubeconfig" in log
+
+
+def test_a_signal_reaches_the_app(named: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    volume = f"{tmp_path / 'results'}:/mnt/results"
+    given = [
+        "--detach",
+        "--name",
+        "e2e-signal",
+        *PLAIN[1:],
+        "--volume",
+        volume,
+        "--env",
+        "OUTPUT_IMAGE=oci:/tmp/layout:v1",
+    ]
+    docker("run", *given, named["pusher"])
+    deadline = time.monotonic() + 60
+    while "waiting for the trainer" not in _logs("e2e-signal"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    start = time.monotonic()
+    docker("stop", "--time", "60", "e2e-signal")
+    assert time.monotonic() - start < 20
+    assert docker("inspect", "--format", "{{.State.ExitCode}}", "e2e-signal").strip() == "143"
+    assert "stopped by SIGTERM" in _logs("e2e-signal")
+
+
+def _logs(container: str) -> str:
+    return subprocess.run(["docker", "logs", container], capture_output=True, text=True, check=True).stderr
+
+
+def test_a_base_model_is_baked_in_for_everybody_to_read(named: dict[str, str], root: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "phi-4"
+    weights.mkdir()
+    (weights / "config.json").write_text("{}")
+    overrides = ["--provenance=false", "--sbom=false", "--set", "*.platform=linux/amd64"]
+    overrides += ["--set", f"*.contexts.trainer=docker-image://{named['trainer']}"]
+    environ = {
+        **os.environ,
+        "REGISTRY": "e2e",
+        "TAG": "local",
+        "WEIGHTS": str(tmp_path),
+        "BUILDX_BAKE_ENTITLEMENTS_FS": "0",
+    }
+    command = ["docker", "buildx", "bake", "trainer-phi-4", *overrides]
+    done = subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    listed = ["--entrypoint", "cat", "e2e/trainer-phi-4:local", "/workspace/tfs/weights/config.json"]
+    assert docker("run", "--rm", *listed) == "{}"
+    docker("rmi", "e2e/trainer-phi-4:local")
 
 
 def test_a_volume_that_cannot_be_written_is_named(named: dict[str, str], tmp_path: Path) -> None:
@@ -146,7 +215,7 @@ def test_the_bake_file_names_what_the_folders_and_the_presets_have(root: Path) -
 
     environ = {**os.environ, "BUILDX_BAKE_ENTITLEMENTS_FS": "0"}
     targets = [f"trainer-{name.replace('.', '-')}" for name, preset in presets().items() if preset.in_image]
-    command = ["docker", "buildx", "bake", "--print", "default", "trainer-cpu", *targets]
+    command = ["docker", "buildx", "bake", "--print", "default", "control", "trainer-cpu", *targets]
     done = subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)["target"]
@@ -155,6 +224,10 @@ def test_the_bake_file_names_what_the_folders_and_the_presets_have(root: Path) -
         assert (root / target["context"] / target.get("dockerfile", "Dockerfile")).is_file()
         assert target["contexts"]["shared"] == "./shared"
         assert target["tags"] == [f"ghcr.io/kaito-tuning/{image}:0.1.0"]
+        attested = json.dumps(target["attest"])
+        assert "provenance" in attested
+        assert "sbom" in attested
+    assert printed["controller"]["contexts"] == {"shared": "./shared", "workspace": "./workspace"}
     assert printed["pusher"]["platforms"] == ["linux/amd64", "linux/arm64"]
     assert printed["trainer-cpu"]["args"]["TORCH_VARIANT"] == "cpu"
     assert printed["trainer-phi-4"]["contexts"]["weights"] == "./weights/phi-4"

@@ -112,10 +112,6 @@ def _mount(mount: Manifest, volumes: Volumes) -> str:
     if volume.get("emptyDir", {}).get("medium") == "Memory":
         return f"type=tmpfs,target={mount['mountPath']},tmpfs-mode=1777"
     folder = volumes.folders[mount["name"]]
-    if "subPath" in mount:
-        folder /= mount["subPath"]
-        folder.mkdir(exist_ok=True)
-        folder.chmod(0o1777)
     read_only = ",readonly" if mount.get("readOnly") else ""
     return f"type=bind,source={folder},target={mount['mountPath']}{read_only}"
 

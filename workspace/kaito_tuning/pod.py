@@ -71,6 +71,10 @@ class Pod:
     def spec(self) -> Manifest:
         """The pod's spec."""
         workspace, tuning = self.workspace, self.workspace.tuning
+        first, then = (
+            list(self._init_containers()),
+            [self._trainer(), *([self._pusher()] if tuning.output.image else [])],
+        )
         spec: Manifest = {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": GRACE_SECONDS,
@@ -83,9 +87,12 @@ class Pod:
                 "fsGroup": USER_ID,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "initContainers": list(self._init_containers()),
-            "containers": [self._trainer(), *([self._pusher()] if tuning.output.image else [])],
-            "volumes": list(self._volumes()),
+            "initContainers": first,
+            "containers": then,
+            "volumes": [
+                *self._volumes(),
+                *({"name": _temporary(container["name"]), "emptyDir": {}} for container in first + then),
+            ],
             "tolerations": [
                 {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
                 {"key": "sku", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"},
@@ -255,7 +262,6 @@ class Pod:
         yield {"name": DATA_VOLUME, **(tuning.input.volume_source or {"emptyDir": {}})}
         yield {"name": RESULTS_VOLUME, **(tuning.output.volume_source or {"emptyDir": {}})}
         yield {"name": SHARED_MEMORY_VOLUME, "emptyDir": {"medium": "Memory"}}
-        yield {"name": TEMPORARY_VOLUME, "emptyDir": {}}
         if tuning.output.image_push_secret:
             items = [{"key": ".dockerconfigjson", "path": "config.json"}]
             secret = {"secretName": tuning.output.image_push_secret, "items": items}
@@ -274,6 +280,11 @@ def _node_expressions(workspace: Workspace) -> list[Manifest]:
     selector = workspace.resource.label_selector
     labels = [{"key": key, "operator": "In", "values": [value]} for key, value in sorted(selector.match_labels.items())]
     return labels + selector.match_expressions
+
+
+def _temporary(container: str) -> str:
+    """The volume of a container's /tmp. The trainer's name may be as long as a volume's, so it adds nothing to it."""
+    return f"{TEMPORARY_VOLUME}-{container}" if container in (PREFLIGHT, DATA_DOWNLOADER, PUSHER) else TEMPORARY_VOLUME
 
 
 def _small() -> Manifest:
@@ -302,12 +313,11 @@ def _container(
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    # Each container has a folder of its own in the one volume.
     container["volumeMounts"] = [
         *(
             {"name": volume, "mountPath": str(path), **({"readOnly": True} if read_only else {})}
             for volume, path, read_only in mounts
         ),
-        {"name": TEMPORARY_VOLUME, "mountPath": "/tmp", "subPath": name},  # noqa: S108
+        {"name": _temporary(name), "mountPath": "/tmp"},  # noqa: S108 - a volume of its own
     ]
     return container
