@@ -4,7 +4,7 @@ BIN := .venv/bin
 COMPILE := $(BIN)/pip-compile --quiet --no-header --annotation-style=line --strip-extras --allow-unsafe \
 	--no-emit-find-links --no-emit-index-url --no-emit-options
 
-.PHONY: help venv demo test e2e audit lint format lock
+.PHONY: help venv demo test coverage mutants e2e bench audit lint format lock
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -25,20 +25,31 @@ demo: venv ## Dataset by URL -> adapter image, proven, on this machine (a minute
 	$(BIN)/python -m demo
 
 test: venv ## Unit, contract and integration tests
-	$(BIN)/python -m pytest --ignore=tests/e2e --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest --ignore=tests/e2e --numprocesses=2 --dist=loadfile --cov --cov-report=
+
+coverage: ## What the last `make test` covered; an error below 95 % of the lines of a room
+	for room in tuning kaito_tuning data_downloader pusher; do \
+		$(BIN)/coverage report --include="*/$$room/*" --fail-under=95 --skip-covered || exit 1; done
+
+mutants: venv ## Does a test fail for each small change of the outcome protocol and the exit codes?
+	$(BIN)/python -m tests.mutants
 
 e2e: venv ## The images baked for real, and a Workspace run in them (Debian, root; about five minutes)
 	tests/e2e/run
+
+bench: venv ## Every benchmark beside its peers; writes benchmarks/results (Debian, root; half an hour)
+	benchmarks/run
 
 audit: venv ## Known vulnerabilities of what the locks name
 	$(BIN)/python -m pip install --quiet pip-audit
 	for lock in images/*/requirements.lock; do $(BIN)/pip-audit --requirement $$lock --no-deps --disable-pip || exit 1; done
 
-lint: venv ## Style, types, import rules
+lint: venv ## Style, types, import rules, dead code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/vulture
 
 format: venv ## Format the code
 	$(BIN)/ruff format .

@@ -8,7 +8,6 @@ the first one; files lie in memory (/dev/shm). We hash every byte and check the 
 
 import argparse
 import os
-import platform
 import shutil
 import signal
 import socket
@@ -19,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.page import write_page
 
 ROOT = Path("/dev/shm/kaito-tuning-benchmark")
 MIB = 1 << 20
@@ -259,25 +260,37 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3, help="runs of the quick cases; the best counts")
     parser.add_argument("--only", nargs="*", default=[], help="parts of the names of cases")
+    parser.add_argument("--write", action="store_true", help="write the page of results")
     given = parser.parse_args()
     chosen = [case for case in CASES if not given.only or any(part in case.name for part in given.only)]
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, client on one; seconds, best run\n")
-    print("| case | " + " | ".join(CLIENTS) + " | ours: CPU s, peak MiB | promised: measured |")
-    print("|---|" + "---|" * (len(CLIENTS) + 2))
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        print(line, flush=True)
+
+    say("Seconds, the best run; the client on one core, the server on the other.\n")
+    say("| case | " + " | ".join(CLIENTS) + " | ours: CPU s, peak MiB | promised: measured |")
+    say("|---|" + "---|" * (len(CLIENTS) + 2))
     all_kept = True
     with servers() as bases:
         for case in chosen:
             make_files(case)
             measured = measure(case, bases[case.server], given.runs)
-            lines, kept = verdict(case, measured)
+            told, kept = verdict(case, measured)
             memory = measured["ours"].peak_mib
             all_kept = all_kept and kept and memory <= 60
             walls = " | ".join(f"{measured[name].wall:.2f}" for name in CLIENTS)
             ours = f"{measured['ours'].cpu:.2f}, {memory:.0f}"
-            print(f"| {case.name} | {walls} | {ours} | {'; '.join(lines)} |", flush=True)
+            say(f"| {case.name} | {walls} | {ours} | {'; '.join(told)} |")
             for path in (ROOT / "www").iterdir():
                 path.unlink()
-    print(f"\nImports and start: {start_up():.2f} s above the bare interpreter.")
+    say(f"\nImports and start: {start_up():.2f} s above the bare interpreter.")
+    if given.write:
+        peers = ("curl", "aria2c", "wget", "nginx")
+        write_page(
+            "downloads", "Downloads beside the original's loop and the usual tools", "\n".join(lines), programs=peers
+        )
     return 0 if all_kept else 1
 
 

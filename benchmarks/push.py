@@ -1,6 +1,6 @@
 """How fast does the adapter reach a registry, beside the original's steps and a usual tool? One table, all in this run.
 
-    .venv/bin/python -m benchmarks.push [--mib 1024] [--rounds 2] [--output FILE]
+    .venv/bin/python -m benchmarks.push [--mib 1024] [--rounds 2]
 
 Needs Debian's docker-registry and skopeo, and oras and a Docker engine (see tests/support/docker-engine). Weights
 (normal numbers in bf16) go to a registry on the loopback address; each round pushes others. The original's steps are
@@ -13,7 +13,6 @@ reaches the registry.
 import argparse
 import json
 import os
-import platform
 import shutil
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from pathlib import Path
 
 import numpy
 
+from benchmarks.page import write_page
 from tuning.outcome import Completed, announce, describe_files
 
 FOLDER = Path("/var/tmp/kaito-tuning-benchmark-push")
@@ -290,7 +290,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mib", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--write", action="store_true", help="write the page of results")
     parser.add_argument("--layout", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.layout:
@@ -322,14 +322,15 @@ def main() -> None:
         f"| {result.peak_bytes / MIB:.0f} MiB | {result.written_bytes / MIB:,.0f} MiB |"
         for name, result in best.items()
     ]
-    text = f"{given.mib} MiB, {platform.machine()}, {os.cpu_count()} processors, best of {given.rounds} rounds.\n\n"
+    text = f"{given.mib} MiB, best of {given.rounds} rounds; a registry on the loopback address and the same disk.\n\n"
     text += "\n".join(lines) + "\n"
     text += (
         f"\nFrom the sentinel to the first byte at the registry: {min(waits):.1f} s, of which up to 1 s is the poll.\n"
     )
     print(text)
-    if given.output:
-        given.output.write_text(text)
+    if given.write:
+        peers = ("docker-registry", "docker", "oras", "skopeo")
+        write_page("push", "A push beside the original's steps and the usual tools", text, programs=peers)
     shutil.rmtree(FOLDER)
 
 

@@ -12,7 +12,6 @@ the weights.
 import argparse
 import json
 import os
-import platform
 import random
 import resource
 import shutil
@@ -21,9 +20,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from benchmarks.page import write_page
 
 FOLDER = Path("/dev/shm/kaito-tuning-benchmark-trainer")
 ROOT = Path(__file__).parents[1]
@@ -360,19 +360,6 @@ def table(results: Mapping[str, Sequence[Result]], size: str) -> str:
     return "\n".join(lines)
 
 
-def hardware() -> str:
-    """The machine and the libraries, in a line each."""
-    import torch
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU, one thread"
-    processor = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.machine(),
-    )
-    libraries = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "trl", "peft"))
-    return f"{processor}; {device}; {libraries}"
-
-
 def main() -> None:
     """Measure, print the table, and write it where results are kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -381,7 +368,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--write", action="store_true", help="write the page of results")
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -399,10 +386,11 @@ def main() -> None:
             results[name].append(Result(*measured, held_out_loss(folder / "results")))
             print(f"round {number + 1} {name}: {results[name][-1]}", flush=True)
     without = f"Without an adapter the held-out loss is {held_out_loss(None):.3f}."
-    text = f"{hardware()}\n\n{table(results, given.size)}\n\n{without}\n"
+    text = f"{table(results, given.size)}\n\n{without}\n"
     print(text)
-    if given.output:
-        given.output.write_text(text)
+    if given.write:
+        libraries = ("torch", "transformers", "trl", "peft")
+        write_page("trainer", "The trainer beside the original's loop and trl's defaults", text, libraries=libraries)
     shutil.rmtree(FOLDER)
 
 

@@ -10,15 +10,6 @@ from tuning.errors import ConfigurationError, InputNotFound, refuse
 from tuning.yaml_text import parse_yaml
 
 
-def read_workspace(path: Path) -> tuple[Workspace, Mapping[str, Any] | None]:
-    """The Workspace in the file `path`, and the ConfigMap that stands beside it, if any.
-
-    Raises InputNotFound without the file, ConfigurationError with all problems of the Workspace.
-    """
-    workspace, configmap = read_documents([path])
-    return parse_workspace(workspace, source=path.name), configmap
-
-
 def read_documents(paths: Sequence[Path]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
     """The one Workspace in the files `paths`, unchecked, and the ConfigMap that stands beside it, if any."""
     found: dict[str, Any] = {}

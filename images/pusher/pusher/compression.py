@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from pusher.blob import Blob
 
-NONE, GZIP, ZSTD = "none", "gzip", "zstd"
+NONE, GZIP = "none", "gzip"
 # Level 1: higher ones take many times as long for a percent of such data.
 _LEVEL = 1
 _WINDOW_BITS_OF_GZIP = 31

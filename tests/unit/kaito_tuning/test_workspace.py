@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kaito_tuning.reading import parse_workspace, read_workspace
+from kaito_tuning.reading import parse_workspace, read_documents
 from kaito_tuning.workspace import Workspace
 from tuning.errors import ConfigurationError, InputNotFound
 
@@ -106,8 +106,8 @@ def write(tmp_path: Path, *documents: Any) -> Path:
 
 def test_a_configmap_may_stand_beside_the_workspace(tmp_path: Path) -> None:
     configmap = {"kind": "ConfigMap", "metadata": {"name": "c"}}
-    workspace, found = read_workspace(write(tmp_path, document(), configmap))
-    assert (workspace.metadata.name, found) == ("w", configmap)
+    workspace, found = read_documents([write(tmp_path, document(), configmap)])
+    assert (workspace["metadata"]["name"], found) == ("w", configmap)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_a_configmap_may_stand_beside_the_workspace(tmp_path: Path) -> None:
 )
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, documents: list[Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        read_workspace(write(tmp_path, *documents))
+        read_documents([write(tmp_path, *documents)])
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputNotFound, match="cannot read"):
-        read_workspace(tmp_path / "no.yaml")
+        read_documents([tmp_path / "no.yaml"])
