@@ -4,7 +4,7 @@ BIN := .venv/bin
 COMPILE := $(BIN)/pip-compile --quiet --no-header --annotation-style=line --strip-extras --allow-unsafe \
 	--no-emit-find-links --no-emit-index-url --no-emit-options
 
-.PHONY: help venv demo test coverage mutants e2e bench audit lint format lock
+.PHONY: help venv demo test coverage mutants e2e bench docs audit lint format lock
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -31,14 +31,22 @@ coverage: ## What the last `make test` covered; an error below 95 % of the lines
 	for room in tuning kaito_tuning data_downloader pusher; do \
 		$(BIN)/coverage report --include="*/$$room/*" --fail-under=95 --skip-covered || exit 1; done
 
-mutants: venv ## Does a test fail for each small change of the outcome protocol and the exit codes?
-	$(BIN)/python -m tests.mutants
+.venv-mutants:
+	$(PYTHON) -m venv .venv-mutants
+	.venv-mutants/bin/python -m pip install --quiet "cosmic-ray==8.7.0"
+
+mutants: venv .venv-mutants ## Does a test fail for each small change of the outcome protocol and the exit codes?
+	tests/mutants shared/tuning/outcome.py shared/tuning/lease.py shared/tuning/errors.py
 
 e2e: venv ## The images baked for real, and a Workspace run in them (Debian, root; about five minutes)
 	tests/e2e/run
 
 bench: venv ## Every benchmark beside its peers; writes benchmarks/results (Debian, root; half an hour)
 	benchmarks/run
+
+docs: venv ## Draw the pictures and write the reference anew
+	$(BIN)/python docs/pictures/draw.py
+	$(BIN)/python docs/write_reference.py
 
 audit: venv ## Known vulnerabilities of what the locks name
 	$(BIN)/python -m pip install --quiet pip-audit

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from tests.e2e.sizes import measure
 from tests.support.adapters import new_results
+from tests.support.controllers import rules, workspace
 from tests.support.engine import docker
+from tests.support.kubernetes_api import KubernetesApi
 
 pytestmark = pytest.mark.timeout(300)
 EVERY = ["data-downloader", "trainer", "pusher", "controller"]
@@ -105,6 +107,22 @@ def test_a_controller_without_a_cluster_says_so(named: dict[str, str]) -> None:
     code, log = run(named["controller"])
     assert code == 78
     assert "error: no cluster: there is no service account and no kubeconfig" in log
+
+
+def test_the_controllers_image_makes_a_job(named: dict[str, str], root: Path, tmp_path: Path) -> None:
+    with KubernetesApi(rules(root)) as api:
+        api.store.create("workspaces", workspace())
+        kubeconfig = api.write_kubeconfig(tmp_path)
+        kubeconfig.chmod(0o644)
+        given = ["--network", "host", "--env", "KUBECONFIG=/kubeconfig", "--volume", f"{kubeconfig}:/kubeconfig:ro"]
+        docker("run", "--detach", "--name", "e2e-controller", *PLAIN[1:], *given, named["controller"])
+        deadline = time.monotonic() + 60
+        while not api.store.list("jobs"):
+            assert time.monotonic() < deadline, _logs("e2e-controller")
+            time.sleep(0.2)
+        docker("stop", "--time", "60", "e2e-controller")
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", "e2e-controller").strip() == "0"
+        assert not [line for line in api.refused if not line.startswith("404")], "its role allows what it does"
 
 
 def test_a_signal_reaches_the_app(named: dict[str, str], tmp_path: Path) -> None:

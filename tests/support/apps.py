@@ -21,7 +21,9 @@ class Done:
 
 def environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
     """A process's environment: this machine's, the termination message in `folder`, and `variables`."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH") if name in os.environ}
+    # The last one lets `make coverage` see what the app does.
+    names = ("PATH", "HOME", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_CONFIG")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     return {**kept, "TERMINATION_MESSAGE_PATH": str(folder / "termination-message"), **variables}
 
 

@@ -16,7 +16,6 @@ from tests.support.kubernetes_api import KubernetesApi
 from tests.support.kubernetes_store import Manifest, Refusal
 
 NAME = "chats"
-CHANGES = ["POST", "PATCH", "DELETE"]
 
 
 def rules(root: Path) -> list[Manifest]:
@@ -57,9 +56,11 @@ class Controller:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.kill()
 
     def start(self) -> None:
         """Start it, again where it was killed."""

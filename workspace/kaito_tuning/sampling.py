@@ -72,7 +72,8 @@ def _fetch_head(url: str) -> _File:
 
 
 def _reason(error: BaseException) -> str:
-    return str(getattr(error, "reason", error))
+    cause = getattr(error, "reason", error)
+    return str(getattr(cause, "strerror", None) or cause)
 
 
 def _combine(files: list[_File], notes: list[str]) -> tuple[Sample | None, list[str]]:

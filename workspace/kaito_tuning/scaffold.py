@@ -69,4 +69,6 @@ def _instance(preset: str) -> str:
 def _configmap(name: str, method: str) -> str:
     """The method's default ConfigMap, its comments kept, under the Workspace's name."""
     text = resources.files("kaito_tuning").joinpath("defaults", f"{method}-params.yaml").read_text()
+    # Its first line says whose default it is.
+    text = "# The training configuration; `kaito-tuning explain KEY` says what a key does.\n" + text.partition("\n")[2]
     return text.replace(f"name: {method}-params-template", f"name: {name}-params")
