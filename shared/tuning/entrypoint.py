@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from tuning import environment
-from tuning.errors import EXIT_BUG, EXIT_DELIVERED, ConfigurationError, TuningError
+from tuning.errors import EXIT_BUG, EXIT_DELIVERED, ConfigurationError, TuningError, in_one_line
 from tuning.logs import configure_logging
 from tuning.redaction import redact
 
@@ -94,8 +94,7 @@ def _stop(signal_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _end(error: TuningError, environ: Mapping[str, str]) -> int:
-    hint = f" Hint: {error.hint}." if error.hint else ""
-    logger.error("%s: %s.%s", type(error).__name__, error.message.rstrip("."), hint)
+    logger.error("%s: %s", type(error).__name__, in_one_line(error.message, error.hint))
     content = failure_message(error.exit_code, type(error).__name__, error.message, error.hint)
     _write_termination_message(environ, content)
     return error.exit_code

@@ -107,6 +107,12 @@ CAUSES: tuple[type[TuningError], ...] = (
 )
 
 
+def in_one_line(message: str, hint: str = "") -> str:
+    """A message, and its hint behind it, as sentences."""
+    sentences = [message, f"Hint: {hint}"] if hint else [message]
+    return " ".join(sentence if sentence.endswith((".", "?", "!")) else f"{sentence}." for sentence in sentences)
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong, where it stands, and what to write instead."""

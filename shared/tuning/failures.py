@@ -4,6 +4,8 @@ import ssl
 from collections.abc import Iterator
 from typing import Any
 
+from tuning.redaction import redact
+
 # OpenSSL's words for it, by version.
 _NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
 
@@ -18,6 +20,12 @@ def causes_of(error: BaseException) -> Iterator[BaseException]:
             seen.add(id(cause))
             yield cause
             queue += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
+
+
+def first_cause(error: BaseException) -> str:
+    """The words of the cause beneath all others; those around it repeat it with the URL and its query."""
+    *_, last = causes_of(error)
+    return redact(str(getattr(last, "strerror", None) or last)) or type(last).__name__
 
 
 def is_untrusted_certificate(error: BaseException) -> bool:

@@ -89,7 +89,8 @@ def read_json_lines(stream: IO[bytes], file: str) -> Iterator[Row | BadRow]:
 
 def _parse_line(line: bytes, place: Place, *, first: bool) -> Row | BadRow:
     try:
-        fields = parse_json(line.decode("utf-8-sig" if first else "utf-8"))
+        # Without its end, beyond which a column would say nothing.
+        fields = parse_json(line.rstrip().decode("utf-8-sig" if first else "utf-8"))
     except UnicodeDecodeError as error:
         return _not_utf8(place, line, error.start)
     except json.JSONDecodeError as error:

@@ -85,9 +85,10 @@ def test_a_child_of_the_trainer_does_not_keep_the_lease(tmp_path: Path) -> None:
             os.kill(child, signal.SIGKILL)
 
 
-def test_another_attempts_lease_counts_as_absent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ours", ["a", "z"])
+def test_another_attempts_lease_counts_as_absent(tmp_path: Path, ours: str) -> None:
     with trainer(tmp_path, "time.sleep(60)", run_id="earlier"):
-        assert lease_state(tmp_path, "now") is LeaseState.ABSENT
+        assert lease_state(tmp_path, ours) is LeaseState.ABSENT
         assert lease_state(tmp_path, "earlier") is LeaseState.HELD
 
 
@@ -130,12 +131,32 @@ def test_killed_at_any_moment_the_trainer_is_completed_or_dead_and_never_waited_
         assert isinstance(outcome, Completed) == (results / COMPLETED_SENTINEL).exists()
 
 
-def test_an_outcome_of_an_earlier_attempt_is_never_taken_for_ours(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ours", ["a", "z"])
+def test_an_outcome_of_an_earlier_attempt_is_never_taken_for_ours(tmp_path: Path, ours: str) -> None:
     announce(tmp_path, completed(tmp_path, "earlier"))
-    assert read_outcome(tmp_path, "now") is None
-    assert await_outcome(tmp_path, "now", poll_seconds=0.01, start_timeout_seconds=0.05) == Died(
+    assert read_outcome(tmp_path, ours) is None
+    assert await_outcome(tmp_path, ours, poll_seconds=0.01, start_timeout_seconds=0.05) == Died(
         "the trainer gave no sign of life in 0 s"
     )
+
+
+def test_a_trainer_that_has_not_started_is_waited_for_as_long_as_was_said(tmp_path: Path) -> None:
+    polls: list[float] = []
+
+    def started_at_the_third_poll(seconds: float) -> None:
+        polls.append(seconds)
+        if len(polls) == 3:
+            announce(tmp_path, completed(tmp_path))
+
+    outcome = await_outcome(tmp_path, "run", start_timeout_seconds=60, sleep=started_at_the_third_poll)
+    assert isinstance(outcome, Completed)
+    assert polls == [1.0] * 3, "it looks once a second"
+
+
+def test_a_trainer_that_was_seen_is_waited_for_without_an_end(tmp_path: Path) -> None:
+    with trainer(tmp_path, f"time.sleep(0.5)\n{ANNOUNCE}\ntime.sleep(60)"):
+        outcome = await_outcome(tmp_path, "run", poll_seconds=0.05, start_timeout_seconds=0.01)
+    assert isinstance(outcome, Completed)
 
 
 def test_without_a_run_id_any_outcome_counts(tmp_path: Path) -> None:
@@ -144,6 +165,7 @@ def test_without_a_run_id_any_outcome_counts(tmp_path: Path) -> None:
 
 
 def test_a_start_removes_what_an_earlier_attempt_announced(tmp_path: Path) -> None:
+    forget_outcome(tmp_path)
     announce(tmp_path, completed(tmp_path))
     announce(tmp_path, Failed("run", 65, "DatasetError", "x"))
     forget_outcome(tmp_path)
@@ -176,7 +198,10 @@ def test_a_sentinel_that_is_not_ours_is_an_error(tmp_path: Path) -> None:
     [
         (lambda path: path.unlink(), "missing"),
         (lambda path: path.write_bytes(b"weight"), "has 6 bytes, the trainer announced 7"),
+        (lambda path: path.write_bytes(b"weights!"), "has 8 bytes, the trainer announced 7"),
+        # A digest before and one behind the announced one.
         (lambda path: path.write_bytes(b"WEIGHTS"), "has sha256"),
+        (lambda path: path.write_bytes(b"wEights"), "has sha256"),
     ],
 )
 def test_files_that_differ_from_what_was_announced_are_refused(tmp_path: Path, change: object, said: str) -> None:

@@ -6,14 +6,14 @@ Only what is needed is read: a local file's first part, or the same of a URL by 
 import io
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 from tuning.redaction import printable_url
-from tuning.row_files import TEXT_READERS, Reader, Row
+from tuning.row_files import TEXT_READERS, BadRow, Reader, Row
 
 SAMPLE_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 10.0
@@ -85,7 +85,10 @@ def _combine(files: list[_File], notes: list[str]) -> tuple[Sample | None, list[
             notes.append(f"{file.name} was not sampled: only text formats are read here")
             continue
         complete = file.size_bytes <= len(file.head)
-        found = list(_rows(reader, io.BytesIO(file.head), file.name, complete=complete))
+        found, bad = _rows(reader, io.BytesIO(file.head), file.name, complete=complete)
+        if bad:
+            count = f"{len(bad)} of {len(found) + len(bad)}"
+            notes.append(f"{count} sampled rows cannot be learnt from, the first: {bad[0]}")
         if not found:
             notes.append(f"{file.name} has no row that could be read")
             continue
@@ -99,10 +102,11 @@ def _combine(files: list[_File], notes: list[str]) -> tuple[Sample | None, list[
     return Sample(round(rows), characters / sampled, size, whole), notes
 
 
-def _rows(reader: Reader, stream: IO[bytes], name: str, *, complete: bool) -> Iterator[Row]:
-    found = [row for row in reader(stream, name) if isinstance(row, Row)]
-    # The last row of a part may be half a row.
-    yield from found if complete else found[:-1]
+def _rows(reader: Reader, stream: IO[bytes], name: str, *, complete: bool) -> tuple[list[Row], list[BadRow]]:
+    """The rows that can be read, and those that cannot; the last one of a part may be half a row."""
+    found = list(reader(stream, name))
+    whole = found if complete else found[:-1]
+    return [row for row in whole if isinstance(row, Row)], [row for row in whole if isinstance(row, BadRow)]
 
 
 def _characters(content: Any) -> int:

@@ -5,6 +5,7 @@ from importlib import resources
 
 from kaito_tuning.reading import parse_workspace
 from tuning.destination import LayoutDestination, parse_destination
+from tuning.errors import ConfigurationError
 from tuning.presets import find_preset
 from tuning.yaml_text import parse_yaml
 
@@ -15,6 +16,11 @@ def scaffold(name: str, preset: str, method: str, data: str, output: str, secret
     `data` is a URL, several of them separated by spaces, or the reference of an image; `output` a reference.
     Raises ConfigurationError with all problems of what was given.
     """
+    if "://" not in data and data.startswith((".", "/", "~")):
+        raise ConfigurationError(
+            f"--data {data} is a file of this machine, which a cluster cannot read",
+            hint="give its URL, an image with it in /data, or write input.volumeSource into the Workspace",
+        )
     urls = data.split()
     given = (
         ["    urls:", *(f"      - {json.dumps(url)}" for url in urls)]

@@ -71,7 +71,8 @@ def download_dataset(settings: Settings) -> Mapping[str, Any]:
     seconds = time.monotonic() - start
     figures = f"files={len(manifest.files)} bytes={size} seconds={seconds:.1f} rate={readable(size / seconds)}/s"
     logger.info("downloaded %s dataset=%s", figures, manifest.digest)
-    return {"message": f"downloaded {len(manifest.files)} files, {size} bytes", "datasetDigest": manifest.digest}
+    count = "1 file" if len(manifest.files) == 1 else f"{len(manifest.files)} files"
+    return {"message": f"downloaded {count}, {size} bytes", "datasetDigest": manifest.digest}
 
 
 class _Download:

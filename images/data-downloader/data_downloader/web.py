@@ -19,7 +19,7 @@ from data_downloader.peers import PeerAdapter, refuse_address
 from data_downloader.settings import Settings
 from data_downloader.sources import Source
 from tuning.errors import AccessDenied, ConfigurationError, DatasetError, InputNotFound, TransientError, TuningError
-from tuning.failures import causes_of, is_untrusted_certificate
+from tuning.failures import first_cause, is_untrusted_certificate
 from tuning.redaction import printable_url, redact
 from tuning.retry import retry_after_seconds
 
@@ -163,16 +163,10 @@ def as_causes(shown: str) -> Iterator[None]:
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         if is_untrusted_certificate(error):
             raise AccessDenied(
-                f"{shown}: the TLS certificate is not trusted: {_innermost(error)}",
+                f"{shown}: the TLS certificate is not trusted: {first_cause(error)}",
                 hint="give the CA that signed it with REQUESTS_CA_BUNDLE",
             ) from error
-        raise TransientError(f"{shown}: {_innermost(error)}", hint="check that the host can be reached") from error
-
-
-def _innermost(error: BaseException) -> str:
-    """The text of the first cause; those around it repeat it with the URL and its query."""
-    *_, last = causes_of(error)
-    return redact(str(last)) or type(last).__name__
+        raise TransientError(f"{shown}: {first_cause(error)}", hint="check that the host can be reached") from error
 
 
 def _cause(shown: str, response: requests.Response) -> TuningError:

@@ -21,7 +21,7 @@ from pusher.login import TIMEOUT_SECONDS, Login, TokenRefused
 from pusher.referrers import Referrer
 from tuning.docker_config import Credentials
 from tuning.errors import AccessDenied, ConfigurationError, InputNotFound, ResourceExhausted, TransientError
-from tuning.failures import is_plain_http, is_untrusted_certificate
+from tuning.failures import first_cause, is_plain_http, is_untrusted_certificate
 from tuning.image_reference import DOCKER_HUB, ImageReference, parse_image_reference
 from tuning.redaction import redact
 from tuning.retry import retry, retry_after_seconds
@@ -286,7 +286,7 @@ class RegistryStore:
                     hint="if it is meant to be without, name it in PLAIN_HTTP_REGISTRIES",
                 ) from error
             raise TransientError(
-                f"{registry} cannot be reached: {redact(str(error))}", hint="check the registry's name and the network"
+                f"{registry} cannot be reached: {first_cause(error)}", hint="check the registry's name and the network"
             ) from error
 
 

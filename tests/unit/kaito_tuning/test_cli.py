@@ -144,6 +144,9 @@ def test_init_writes_what_validate_and_plan_take(tmp_path: Path) -> None:
     wrong = kaito_tuning("init", *given[2:], "--preset", "phi-44", "--secret", "push")
     assert wrong.returncode == 78
     assert "did you mean phi-4?" in wrong.stderr
+    local = kaito_tuning("init", *given[:5], "./x.jsonl", *given[6:], "--secret", "push")
+    assert local.returncode == 78
+    assert "./x.jsonl is a file of this machine" in local.stderr
 
 
 def test_init_asks_only_for_what_is_not_given() -> None:

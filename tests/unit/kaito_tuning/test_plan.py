@@ -109,6 +109,15 @@ def test_the_beginning_of_a_large_file_tells_its_rows(tmp_path: Path, web: Web) 
         assert (found.characters_per_row, found.whole, found.size_bytes) == (200, False, len(content))
 
 
+def test_rows_that_cannot_be_learnt_from_are_named(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"text": "a"}\n{"text": "b"\n')
+    sample, notes = sample_path(tmp_path / "x.jsonl")
+    assert sample
+    assert sample.rows == 1
+    [note] = notes
+    assert note.startswith("1 of 2 sampled rows cannot be learnt from, the first: x.jsonl line 2 is not JSON")
+
+
 def test_a_source_that_cannot_be_sampled_is_named_without_its_query() -> None:
     for url, said in {
         "s3://bucket/key": "s3://bucket/key was not sampled: s3:// is not sampled",

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from tuning.errors import CAUSES, ConfigurationError, JobReaction, Problem, TuningError, refuse
+from tuning.errors import CAUSES, ConfigurationError, JobReaction, Problem, TuningError, in_one_line, refuse
 
 
 def test_every_cause_has_an_exit_code_of_its_own_that_means_nothing_else() -> None:
@@ -42,3 +42,8 @@ def test_many_problems_are_listed_with_their_hints() -> None:
     with pytest.raises(ConfigurationError) as caught:
         refuse([Problem("a", "is wrong", "write b"), Problem("", "nothing fits")], source="x.yaml")
     assert caught.value.message == "x.yaml has 2 problems: a is wrong (write b); nothing fits"
+
+
+def test_a_hint_follows_its_message_as_a_sentence() -> None:
+    assert in_one_line("x is unknown", "did you mean y?") == "x is unknown. Hint: did you mean y?"
+    assert in_one_line("it failed.") == "it failed."

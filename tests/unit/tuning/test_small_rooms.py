@@ -1,4 +1,4 @@
-"""volumes, files, provenance, suggestion, yaml_text, command."""
+"""volumes, files, provenance, suggestion, yaml_text, command, failures."""
 
 import stat
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from tuning.command import read_command
 from tuning.errors import ConfigurationError, DatasetError
+from tuning.failures import first_cause
 from tuning.files import write_whole
 from tuning.provenance import DatasetFile, DatasetManifest, read_manifest, write_manifest
 from tuning.suggestion import did_you_mean
@@ -108,3 +109,10 @@ def test_a_command_is_one_of_those_offered() -> None:
 
     assert read_command("x", "X.", Settings, ["preflight"], ["preflight"]) == "preflight"
     assert read_command("x", "X.", Settings, ["preflight"], []) == ""
+
+
+def test_the_words_of_a_failure_are_those_of_its_first_cause() -> None:
+    error = RuntimeError("Max retries exceeded with url: /v2/?token=hunter2")
+    error.__cause__ = ConnectionRefusedError(111, "Connection refused")
+    assert first_cause(error) == "Connection refused"
+    assert first_cause(TimeoutError()) == "TimeoutError"

@@ -24,7 +24,7 @@ from kaito_tuning.options import Options
 from kaito_tuning.pod import Manifest
 from kaito_tuning.reading import parse_workspace
 from kaito_tuning.workspace import Workspace
-from tuning.errors import ConfigurationError
+from tuning.errors import ConfigurationError, in_one_line
 
 # How soon to look again at what goes on, and at what has come to its end.
 _LIVELY_SECONDS = 15.0
@@ -154,8 +154,7 @@ def _taken(job: Manifest) -> Standing:
 
 def _refuse(observed: Observed, error: ConfigurationError, now: str) -> Decision:
     """Say what is wrong. A Job that runs already goes on: a typing mistake must not cost its hours."""
-    hint = f" Hint: {error.hint.rstrip('.')}." if error.hint else ""
-    message = f"{error.message.rstrip('.')}.{hint}"
+    message = in_one_line(error.message, error.hint)
     if observed.job and _is_owned(observed.job, observed.workspace):
         message += f" The Job of revision {_status_of(observed).get('revision', 1)} is left as it is."
     standing = Standing(State.FAILED, message, reason="WorkspaceInvalid")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kaito_tuning.pod import PUSHER, Manifest
+from tuning.errors import in_one_line
 from tuning.redaction import redact
 
 # What a kubelet says of a container that only waits for its turn.
@@ -27,8 +28,7 @@ class Cause:
 
     def __str__(self) -> str:
         named = f"{self.exit_code} ({self.name})" if self.name else str(self.exit_code)
-        hint = f" Hint: {self.hint.rstrip('.')}." if self.hint else ""
-        return f"container {self.container} ended with {named}: {self.message.rstrip('.')}.{hint}"
+        return in_one_line(f"container {self.container} ended with {named}: {self.message}", self.hint)
 
 
 def failed_pods(pods: Sequence[Manifest]) -> list[Manifest]:
@@ -50,7 +50,7 @@ def why_gone(pod: Manifest) -> str:
     """What the cluster says of a pod that failed for no fault of its containers."""
     status = pod.get("status", {})
     text = status.get("message") or status.get("reason") or "it left no message"
-    return f"pod {pod['metadata']['name']} failed: {redact(text).rstrip('.')}."
+    return in_one_line(f"pod {pod['metadata']['name']} failed: {redact(text)}")
 
 
 def trouble_of(pods: Sequence[Manifest]) -> str:
