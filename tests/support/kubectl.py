@@ -28,10 +28,11 @@ def main(folder: Path, arguments: list[str]) -> None:
             if given != {"--docker-server", "--docker-username", "--docker-password"}:
                 sys.exit(f"error: {given}")
             remember(folder, f"Secret/{name}")
-        case ["logs", "--follow", target, "--all-containers"]:
+        case ["logs", "--follow", target, "-c", container]:
             look(folder, target.replace("job/", "Job/"))
-        case ["get", "job", name]:
-            look(folder, f"Job/{name}")
+            look(folder, f"Container/{container}")
+        case ["describe", "pods", "-l", selector]:
+            look(folder, f"Label/{selector}")
         case ["describe", "workspace", name]:
             look(folder, f"Workspace/{name}")
         case _:
@@ -42,7 +43,12 @@ def apply(folder: Path, document: dict[str, Any]) -> None:
     """Check a manifest as an API server does, and its secrets as a kubelet does."""
     if document["kind"] not in CUSTOM:
         kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
-    for volume in document.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", []):
+    template = document.get("spec", {}).get("template", {})
+    for container in template.get("spec", {}).get("containers", []):
+        remember(folder, f"Container/{container['name']}")
+    for key, value in template.get("metadata", {}).get("labels", {}).items():
+        remember(folder, f"Label/{key}={value}")
+    for volume in template.get("spec", {}).get("volumes", []):
         if "secret" in volume:
             look(folder, f"Secret/{volume['secret']['secretName']}")
         if "configMap" in volume:

@@ -18,7 +18,7 @@ from kaito_tuning.controller.pods import (
     trouble_of,
     why_gone,
 )
-from kaito_tuning.controller.status import Standing, State, conditions, message_of, reason_of
+from kaito_tuning.controller.status import SUCCEEDED_REASONS, Standing, State, conditions, message_of, reason_of
 from kaito_tuning.job import HASH, REVISION, default_configmap, render, revision_hash
 from kaito_tuning.options import Options
 from kaito_tuning.pod import Manifest
@@ -216,6 +216,9 @@ def _follow(observed: Observed, wanted: _Wanted, now: str) -> Decision:
     assert observed.job is not None  # noqa: S101 - the caller looked
     failed = failed_pods(observed.pods)
     standing = _standing(observed.job, observed.pods, failed)
+    if standing.finished and _is_told(observed, standing):
+        # Its pods may be gone by now, and with them what they said.
+        return Decision(again_seconds=_QUIET_SECONDS)
     fields: dict[str, Any] = {"hash": wanted.digest, "revision": wanted.revision}
     fields["failedAttempts"] = len(failed) or None
     if nodes := nodes_of(observed.pods):
@@ -236,6 +239,13 @@ def _follow(observed: Observed, wanted: _Wanted, now: str) -> Decision:
         news.append(News("AttemptFailed", _why(failed[-1]), warning=True))
     again = _QUIET_SECONDS if standing.finished else _LIVELY_SECONDS
     return Decision(tuple(news), _changes(observed, standing, now, fields), again_seconds=again)
+
+
+def _is_told(observed: Observed, standing: Standing) -> bool:
+    """Whether the status has this end of this generation already."""
+    status, generation = _status_of(observed), observed.workspace["metadata"].get("generation")
+    same = status.get("state") == standing.state.value and status.get("observedGeneration") == generation
+    return same and bool(status.get("completionTime")) and reason_of(status) == SUCCEEDED_REASONS[standing.state]
 
 
 def _standing(job: Manifest, pods: Sequence[Manifest], failed: Sequence[Manifest]) -> Standing:

@@ -31,7 +31,7 @@ _STARTED_REASONS = {
     State.SUCCEEDED: "WorkspaceTuningJobStatusStarted",
     State.FAILED: "WorkspaceTuningJobStatusFailed",
 }
-_SUCCEEDED_REASONS = {
+SUCCEEDED_REASONS = {
     State.PENDING: "workspacePending",
     State.RUNNING: "workspacePending",
     State.SUCCEEDED: "workspaceSucceeded",
@@ -72,7 +72,7 @@ def conditions(standing: Standing, before: Mapping[str, Any], generation: int, n
         (
             SUCCEEDED,
             "True" if state is State.SUCCEEDED else "False",
-            standing.reason or _SUCCEEDED_REASONS[state],
+            standing.reason or SUCCEEDED_REASONS[state],
             standing.message,
         ),
     ]

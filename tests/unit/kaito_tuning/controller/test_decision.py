@@ -282,6 +282,26 @@ def test_a_job_that_succeeded_after_a_retry_is_succeeded() -> None:
     assert [news.reason for news in decision.news] == ["TuningSucceeded"]
 
 
+def test_what_was_told_of_an_end_outlives_the_pods_that_said_it() -> None:
+    failure = {"type": "Failed", "status": "True", "reason": "PodFailurePolicy", "message": "exit code 71"}
+    for ending, seen in (
+        (failure, pod(phase="Failed", chats=ended(71, CAUSE))),
+        (TASK, pod(pusher=ended(0, DELIVERED))),
+    ):
+        document, job = begun()
+        job = with_status(job, conditions=[ending])
+        told = applied(merge(document["status"], next_step(document, job=job, pods=[seen]).status))
+        later = next_step(told, job=job)
+        assert (later.status, later.news) == ({}, ())
+        # A mistake in between is forgotten once it is mended.
+        broken = applied(told["status"], 2, method="dora")
+        mended = applied(merge(told["status"], next_step(broken, job=job).status), 3)
+        assert verdict(next_step(mended, job=job, pods=[seen])) == (
+            condition(told["status"], "WorkspaceSucceeded")["reason"],
+            condition(told["status"], "WorkspaceSucceeded")["message"],
+        )
+
+
 def test_a_finished_workspace_whose_job_was_removed_stays_finished() -> None:
     document, job = begun()
     status = merge(document["status"], next_step(document, job=with_status(job, conditions=[TASK])).status)
