@@ -184,7 +184,7 @@ def _begin(observed: Observed, wanted: _Wanted, now: str) -> Decision:
     """Create the Job, unless this very revision has come to its end and somebody removed its Job since."""
     status = _status_of(observed)
     if status.get("hash") == wanted.digest and status.get("completionTime"):
-        return Decision(again_seconds=_QUIET_SECONDS)
+        return _stay_finished(observed, now)
     if not observed.refusal and status.get("hash") == wanted.digest and reason_of(status) == _REFUSED:
         # Tried again, with nothing new to tell until it is created.
         return Decision(create=wanted.documents, again_seconds=_LIVELY_SECONDS)
@@ -198,6 +198,17 @@ def _begin(observed: Observed, wanted: _Wanted, now: str) -> Decision:
     return Decision(news, changes, create=wanted.documents, again_seconds=_LIVELY_SECONDS)
 
 
+def _stay_finished(observed: Observed, now: str) -> Decision:
+    """Leave the status as it is; where a mistake has been in between, say again how the revision ended."""
+    status = _status_of(observed)
+    if reason_of(status) in SUCCEEDED_REASONS.values():
+        return Decision(again_seconds=_QUIET_SECONDS)
+    delivered = (status.get("output") or {}).get("image")
+    message = f"delivered {delivered}" if delivered else "this revision has come to its end, and its Job was removed"
+    standing = Standing(State(status["outcome"]), message, finished=True)
+    return Decision((), _changes(observed, standing, now, {}), again_seconds=_QUIET_SECONDS)
+
+
 def _replace(observed: Observed, wanted: _Wanted, now: str) -> Decision:
     standing = Standing(State.PENDING, "the Workspace was changed: the Job of the revision before is being deleted")
     news = News("JobReplaced", f"the Workspace was changed: its Job makes way for that of revision {wanted.revision}")
@@ -207,7 +218,7 @@ def _replace(observed: Observed, wanted: _Wanted, now: str) -> Decision:
 
 def _fresh(wanted: _Wanted) -> dict[str, Any]:
     """The status of a revision that begins: nothing of the one before."""
-    ended = dict.fromkeys(("completionTime", "progress", "output", "failedAttempts", "workerNodes"))
+    ended = dict.fromkeys(("completionTime", "outcome", "progress", "output", "failedAttempts", "workerNodes"))
     return {**ended, "hash": wanted.digest, "revision": wanted.revision}
 
 
@@ -227,7 +238,7 @@ def _follow(observed: Observed, wanted: _Wanted, now: str) -> Decision:
         fields["progress"] = dict(observed.progress)
     status = _status_of(observed)
     if standing.finished:
-        fields["completionTime"] = status.get("completionTime") or now
+        fields |= {"completionTime": status.get("completionTime") or now, "outcome": standing.state.value}
     news = [*_told(observed, standing)] if standing.reason else []
     if standing.state is State.SUCCEEDED:
         fields["output"] = delivery_of(observed.pods) or status.get("output")

@@ -109,8 +109,9 @@ class _Refused(Exception):
 
 async def _carry_out(cluster: Cluster, workspace: Manifest, decision: Decision) -> None:
     """Tell, then write, then act: whoever is cut off in between finds in the status what was about to be done."""
+    revision = decision.status.get("revision") or (workspace.get("status") or {}).get("revision", 0)
     for news in decision.news:
-        await _tell(cluster, workspace, news)
+        await _tell(cluster, workspace, news, revision)
     if decision.status:
         await cluster.patch_status(workspace, decision.status)
     if decision.delete:
@@ -127,11 +128,10 @@ async def _carry_out(cluster: Cluster, workspace: Manifest, decision: Decision) 
             logger.info("created kind=%s namespace=%s name=%s", kind, manifest["metadata"]["namespace"], name)
 
 
-async def _tell(cluster: Cluster, workspace: Manifest, news: News) -> None:
-    """An Event whose name follows from what it says, so that the same news is told once, whoever tells it."""
+async def _tell(cluster: Cluster, workspace: Manifest, news: News, revision: int) -> None:
+    """An Event whose name follows from what it says of which revision, so that it is told once, whoever tells it."""
     metadata, now = workspace["metadata"], _now()
-    revision = str((workspace.get("status") or {}).get("revision", 0))
-    text = "\0".join((metadata["uid"], revision, news.reason, news.message))
+    text = "\0".join((metadata["uid"], str(revision), news.reason, news.message))
     event = {
         "apiVersion": "v1",
         "kind": "Event",

@@ -307,6 +307,11 @@ def test_a_finished_workspace_whose_job_was_removed_stays_finished() -> None:
     status = merge(document["status"], next_step(document, job=with_status(job, conditions=[TASK])).status)
     decision = next_step(applied(status))
     assert (decision.create, decision.status) == ((), {})
+    # Also where a mistake was made, and mended, in between.
+    broken = merge(status, next_step(applied(status, 2, method="dora")).status)
+    mended = next_step(applied(broken, 3))
+    assert mended.create == ()
+    assert (mended.status["state"], verdict(mended)[0]) == ("Succeeded", "workspaceSucceeded")
 
 
 def test_a_job_that_was_removed_before_its_end_comes_back_as_the_same_revision() -> None:
