@@ -1,8 +1,11 @@
 """The command `kaito-tuning`."""
 
+import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -100,9 +103,7 @@ def validate_command(
     print(f"{_names(files)}: the Workspace {workspace.metadata.name} is valid{checked}")
 
 
-@app.command("render")
-def render_command(
-    file: _File,
+def _site(
     registry: _Registry = Images.registry,
     tag: _Tag = Images.tag,
     gpus: _Gpus = None,
@@ -114,14 +115,9 @@ def render_command(
     weights_claim: _WeightsClaim = "",
     weights_image: _WeightsImage = "",
     ca: _Ca = "",
-    owned: Annotated[bool, typer.Option("--owned", help="The Workspace owns what is rendered.")] = False,
-    kaito_images: Annotated[
-        bool, typer.Option("--kaito-images", help="The paths and the command line of Kaito's own controller.")
-    ] = False,
-    output: _Output = Output.YAML,
-) -> None:
-    """Print the Job, and the ConfigMap it needs, as YAML for `kubectl apply -f -`."""
-    options = Options(
+) -> Options:
+    """What a Job is given that no Workspace says."""
+    return Options(
         images=Images(registry, tag),
         gpus=gpus,
         memory=memory,
@@ -132,10 +128,36 @@ def render_command(
         weights_claim=weights_claim,
         weights_image=weights_image,
         ca_configmap=ca,
-        owned=owned,
-        kaito=kaito_images,
     )
-    _, rendered = _render(file, options)
+
+
+def _of_a_site(command: Callable[..., None]) -> Callable[..., None]:
+    """Let `command` take the options of `_site` as well; it gets what they come to as `site`."""
+    shared = inspect.signature(_site).parameters
+    own = [parameter for name, parameter in inspect.signature(command).parameters.items() if name != "site"]
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        command(site=_site(**{name: given.pop(name) for name in shared}), **given)
+
+    # The signature is what typer makes a command line of.
+    wrapped.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]
+    return wrapped
+
+
+@app.command("render")
+@_of_a_site
+def render_command(
+    file: _File,
+    site: Options,
+    owned: Annotated[bool, typer.Option("--owned", help="The Workspace owns what is rendered.")] = False,
+    kaito_images: Annotated[
+        bool, typer.Option("--kaito-images", help="The paths and the command line of Kaito's own controller.")
+    ] = False,
+    output: _Output = Output.YAML,
+) -> None:
+    """Print the Job, and the ConfigMap it needs, as YAML for `kubectl apply -f -`."""
+    _, rendered = _render(file, replace(site, owned=owned, kaito=kaito_images))
     if output is Output.JSON:
         show_json({"apiVersion": "v1", "kind": "List", "items": rendered.documents})
     else:
@@ -218,38 +240,17 @@ def run_command(
 
 
 @app.command("controller")
+@_of_a_site
 def controller_command(
+    site: Options,
     namespace: Annotated[
         list[str] | None, typer.Option(help="Where to look for Workspaces, once for each; everywhere if never given.")
     ] = None,
     peering: Annotated[str, typer.Option(help="A ClusterKopfPeering, by which several replicas choose a leader.")] = "",
     liveness: Annotated[str, typer.Option(help="Answer the kubelet here, as http://0.0.0.0:8080/healthz.")] = "",
     log_format: Annotated[LogFormat, typer.Option(help="How log lines look.")] = LogFormat.TEXT,
-    registry: _Registry = Images.registry,
-    tag: _Tag = Images.tag,
-    gpus: _Gpus = None,
-    memory: _Memory = "",
-    deadline: _Deadline = None,
-    ttl: _Ttl = None,
-    queue: _Queue = "",
-    data_secret: _DataSecret = "",
-    weights_claim: _WeightsClaim = "",
-    weights_image: _WeightsImage = "",
-    ca: _Ca = "",
 ) -> None:
     """Watch a cluster: every Workspace becomes its Job, and tells how it stands. For clusters without Kaito's own."""
-    options = Options(
-        images=Images(registry, tag),
-        gpus=gpus,
-        memory=memory,
-        deadline_seconds=deadline,
-        ttl_seconds=ttl,
-        queue=queue,
-        data_secret=data_secret,
-        weights_claim=weights_claim,
-        weights_image=weights_image,
-        ca_configmap=ca,
-    )
     try:
         # kopf is in the extra `controller` alone: who writes Workspaces does not need it.
         from kaito_tuning.controller.watch import Watch
@@ -258,7 +259,7 @@ def controller_command(
             f"the controller needs {error.name}", hint="pip install 'kaito-tuning[workspace,controller]'"
         ) from error
     configure_logging(log_format.value)
-    Watch(options, tuple(namespace or ()), peering, liveness).run()
+    Watch(site, tuple(namespace or ()), peering, liveness).run()
 
 
 @app.command("init")
