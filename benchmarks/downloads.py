@@ -111,7 +111,7 @@ def run(name: str, case: Case, base: str, certificate: Path) -> Measured:
     folder = ROOT / "out"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    urls = [f"{base}/{case.size_bytes // MIB}-{number}.txt" for number in range(case.files)]
+    urls = [f"{base}/{case.size_bytes // MIB}-{number}.bin" for number in range(case.files)]
     command, variables = client(name, urls, folder, certificate)
     warm_memory(case.files * case.size_bytes)
     start = time.perf_counter()
@@ -204,10 +204,10 @@ def await_port(port: int) -> None:
 
 
 def make_files(case: Case) -> None:
-    """Random bytes that look like text to nobody; one block is enough, for nothing here compresses."""
+    """Random bytes, under a name that no reader of rows knows; one block is enough, for nothing here compresses."""
     block = os.urandom(MIB)
     for number in range(case.files):
-        path = ROOT / "www" / f"{case.size_bytes // MIB}-{number}.txt"
+        path = ROOT / "www" / f"{case.size_bytes // MIB}-{number}.bin"
         if not path.exists():
             with path.open("wb") as stream:
                 for _ in range(case.size_bytes // MIB):
