@@ -132,6 +132,7 @@ NGINX = """
 worker_processes 1; daemon off; pid {root}/nginx.pid; error_log {root}/nginx.log;
 events {{ worker_connections 1024; }}
 http {{
+  default_type application/octet-stream;
   access_log off; sendfile on; keepalive_requests 100000; client_body_temp_path {root}/tmp; proxy_temp_path {root}/tmp;
   fastcgi_temp_path {root}/tmp; uwsgi_temp_path {root}/tmp; scgi_temp_path {root}/tmp;
   server {{

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 # Parsing costs more than downloading: of a larger file the rest is counted, and the trainer reads every row anyway.
 PARSED_BYTES = 32 << 20
+# Of a file that is something else altogether, each line is a bad row; so many tell enough.
+MOST_BAD_ROWS = 1000
 _BLOCK_BYTES = 1 << 20
 
 
@@ -70,6 +72,8 @@ def _count(reader: Reader, stream: IO[bytes], name: str) -> FirstLook:
     for row in reader(stream, name):
         if isinstance(row, BadRow):
             bad.append(row)
+            if len(bad) == MOST_BAD_ROWS:
+                return FirstLook(rows, dict(formats), False, tuple(bad))
             continue
         rows += 1
         kind = row_format(row.fields)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_downloader import first_look
-from data_downloader.first_look import look_at
+from data_downloader.first_look import MOST_BAD_ROWS, look_at
 from tuning.errors import DatasetError
 from tuning.row_files import refuse_rows
 
@@ -76,3 +76,11 @@ def test_a_large_json_file_is_left_to_the_trainer(
     monkeypatch.setattr(first_look, "PARSED_BYTES", 10)
     look(tmp_path, "x.json", '[{"text": "a"}, {"text": "b"}]')
     assert "left to the trainer file=x.json" in caplog.text
+
+
+def test_a_file_that_is_something_else_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(b"\xff\n" * 3 * MOST_BAD_ROWS)
+    seen = look_at(path, path.name)
+    assert len(seen.bad_rows) == MOST_BAD_ROWS
+    assert not seen.complete
