@@ -52,11 +52,11 @@ class Attention(Generic[Key]):
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _attend(self, key: Key, wake: asyncio.Event) -> None:
-        failures = 0
+        pause = _FIRST_PAUSE_SECONDS
         while True:
             wake.clear()
             async with self._turn:
-                seconds, failures = await self._look_once(key, failures)
+                seconds, pause = await self._look_once(key, pause)
             if seconds is None and not wake.is_set():
                 del self._wakes[key]
                 return
@@ -66,12 +66,13 @@ class Attention(Generic[Key]):
             except TimeoutError:
                 pass
 
-    async def _look_once(self, key: Key, failures: int) -> tuple[float | None, int]:
-        pause = min(_FIRST_PAUSE_SECONDS * 2**failures, _LONGEST_PAUSE_SECONDS)
+    async def _look_once(self, key: Key, pause: float) -> tuple[float | None, float]:
+        """When to look again, and how long to wait should the next look fail; `pause` if this one does."""
         try:
-            return await self._look(key), 0
+            return await self._look(key), _FIRST_PAUSE_SECONDS
         except self._expected as error:
             logger.warning("will look again key=%s seconds=%.1f reason=%s", key, pause, error)
         except Exception:
             logger.exception("bug: will look again key=%s seconds=%.1f", key, pause)
-        return pause, failures + 1
+        # Doubled up to the bound, not raised to a power: an outage of hours would leave the numbers of a float.
+        return pause, min(2 * pause, _LONGEST_PAUSE_SECONDS)
